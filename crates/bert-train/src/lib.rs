@@ -1,0 +1,1 @@
+//! Pre-trains BERT: configuration, step loop, optimizer, checkpoints, metrics.
