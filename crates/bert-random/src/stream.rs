@@ -1,0 +1,133 @@
+//! Streams: numbers of one key, in order.
+//!
+//! Owns the conversion of Philox blocks into integers, fractions, choices and normal deviates. A stream is
+//! local to the function that opened it; it is never stored, sent or saved. Every result is built from exact
+//! integer and IEEE operations, so it does not depend on the machine's mathematical library.
+
+use crate::key::{Domain, Key};
+use crate::normal::inverse_cdf;
+
+/// A local generator over the numbers of one [`Key`]: (key, counter), the counter starting at 0.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    key: Key,
+    next_block: u64,
+    words: [u32; 4],
+    num_used: usize,
+}
+
+impl Stream {
+    pub(crate) fn new(key: Key) -> Self {
+        Self { key, next_block: 0, words: [0; 4], num_used: 4 }
+    }
+
+    /// Returns 32 uniform bits.
+    #[inline]
+    pub fn next_u32(&mut self) -> u32 {
+        if self.num_used == self.words.len() {
+            self.words = self.key.block(Domain::Stream, self.next_block);
+            self.next_block += 1;
+            self.num_used = 0;
+        }
+        let word = self.words[self.num_used];
+        self.num_used += 1;
+        word
+    }
+
+    /// Returns 64 uniform bits: the next two words, low word first.
+    #[inline]
+    pub fn next_u64(&mut self) -> u64 {
+        let low = u64::from(self.next_u32());
+        u64::from(self.next_u32()) << 32 | low
+    }
+
+    /// Returns a uniform integer of `0..n`, without bias.
+    ///
+    /// Method: [Fast Random Integer Generation in an Interval, Lemire, 2018](https://arxiv.org/abs/1805.10941).
+    ///
+    /// # Panics
+    ///
+    /// If `n` is 0: there is no integer below it.
+    pub fn below(&mut self, n: u64) -> u64 {
+        assert!(n > 0, "below(n) needs n > 0: the range 0..0 is empty");
+        let mut product = u128::from(self.next_u64()) * u128::from(n);
+        if (product as u64) < n {
+            let num_biased = n.wrapping_neg() % n; // 2^64 mod n
+            while (product as u64) < num_biased {
+                product = u128::from(self.next_u64()) * u128::from(n);
+            }
+        }
+        (product >> 64) as u64
+    }
+
+    /// Returns a uniform multiple of 2^-53 in `[0, 1)`.
+    #[inline]
+    pub fn unit_f64(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 * (1.0 / (1_u64 << 53) as f64)
+    }
+
+    /// Returns a uniform multiple of 2^-24 in `[0, 1)`.
+    #[inline]
+    pub fn unit_f32(&mut self) -> f32 {
+        (self.next_u32() >> 8) as f32 * (1.0 / (1_u32 << 24) as f32)
+    }
+
+    /// Returns true with probability `p`; never for `p <= 0`, always for `p >= 1`.
+    #[inline]
+    pub fn chance(&mut self, p: f64) -> bool {
+        self.unit_f64() < p
+    }
+
+    /// Returns an index with a probability in proportion to its weight. Weights need not sum to 1.
+    ///
+    /// # Panics
+    ///
+    /// If a weight is negative or not finite, or if no weight is positive.
+    pub fn weighted(&mut self, weights: &[f64]) -> usize {
+        assert!(
+            weights.iter().all(|w| w.is_finite() && *w >= 0.0),
+            "weights must be finite and >= 0: {weights:?}"
+        );
+        let total: f64 = weights.iter().sum();
+        let last = weights.iter().rposition(|w| *w > 0.0).expect("weighted() needs a positive weight");
+        let mut rest = self.unit_f64() * total;
+        for (idx, weight) in weights[..last].iter().enumerate() {
+            if rest < *weight {
+                return idx;
+            }
+            rest -= weight;
+        }
+        last // rounding of the sum can leave a rest behind the last weight
+    }
+
+    /// Puts `items` into a uniformly drawn order (Fisher-Yates).
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last as u64 + 1) as usize);
+        }
+    }
+
+    /// Returns a standard normal deviate: the inverse distribution function at one uniform draw.
+    pub fn normal(&mut self) -> f64 {
+        let uniform = ((self.next_u64() >> 11) as f64 + 0.5) * (1.0 / (1_u64 << 53) as f64); // in (0, 1)
+        inverse_cdf(uniform)
+    }
+
+    /// Returns a standard normal deviate, redrawn until its magnitude is at most `limit_sd`.
+    ///
+    /// # Panics
+    ///
+    /// If `limit_sd` is below 0.01 or not a number: hardly any draw would be accepted.
+    pub fn truncated_normal(&mut self, limit_sd: f64) -> f64 {
+        assert!(limit_sd >= 0.01, "truncated_normal needs a limit of at least 0.01 sd, got {limit_sd}");
+        loop {
+            let deviate = self.normal();
+            if deviate.abs() <= limit_sd {
+                return deviate;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
