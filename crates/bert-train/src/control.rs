@@ -1,0 +1,214 @@
+//! The control word: what every rank tells every other rank once a step.
+//!
+//! Owns the fields, their byte form and how words are combined. Every decision of a step (skip, save, stop)
+//! is taken from the gathered words, so all ranks take it alike. Never sends anything itself.
+
+use bert_model::BatchLosses;
+
+/// Length of a slot's figures in a word, in 64-bit units.
+const SLOT_UNITS: usize = 6;
+/// Length of the fixed part of a word, in 64-bit units.
+const HEAD_UNITS: usize = 18;
+
+/// Sequences and masked tokens of the own slots of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchCounts {
+    /// Masked tokens, which the MLM loss is divided by.
+    pub num_masked: u64,
+    /// Sentence pairs, which the NSP loss is divided by.
+    pub num_pairs: u64,
+}
+
+/// Wall seconds of a rank's step by phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PhaseSeconds {
+    /// Whole step.
+    pub step: f64,
+    /// Waiting for batches.
+    pub data_wait: f64,
+    /// Forward passes.
+    pub forward: f64,
+    /// Backward passes, sums over slots included.
+    pub backward: f64,
+    /// Waiting for other ranks or for the wire.
+    pub communication_exposed: f64,
+    /// Update of the own slice.
+    pub optimizer: f64,
+}
+
+/// One rank's word of one step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ControlWord {
+    /// The step that the word belongs to (1-based).
+    pub step: u64,
+    /// A loss or gradient of this rank is not finite.
+    pub is_non_finite: bool,
+    /// A signal asked this rank to save and stop.
+    pub wants_stop: bool,
+    /// Real tokens of the own slots.
+    pub num_tokens: u64,
+    /// Positions of the own slots, padding included.
+    pub num_positions: u64,
+    /// Counts of the own slots of the *next* step.
+    pub next_counts: BatchCounts,
+    /// Peak resident memory of the process, in bytes.
+    pub peak_rss_bytes: u64,
+    /// Times of the previous step, whose end was not known when its own word was sent.
+    pub seconds: PhaseSeconds,
+    /// Losses of the own slots, in slot order.
+    pub slots: Vec<BatchLosses>,
+    /// Squared norms of the own gradient blocks, in block order.
+    pub block_norms: Vec<f64>,
+    /// Why this rank cannot go on, with the exit code.
+    pub failure: Option<(i32, String)>,
+}
+
+impl ControlWord {
+    /// The word as bytes (little endian).
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let seconds = &self.seconds;
+        let mut units: Vec<u64> = vec![
+            self.step,
+            u64::from(self.is_non_finite),
+            u64::from(self.wants_stop),
+            self.num_tokens,
+            self.num_positions,
+            self.next_counts.num_masked,
+            self.next_counts.num_pairs,
+            self.peak_rss_bytes,
+            seconds.step.to_bits(),
+            seconds.data_wait.to_bits(),
+            seconds.forward.to_bits(),
+            seconds.backward.to_bits(),
+            seconds.communication_exposed.to_bits(),
+            seconds.optimizer.to_bits(),
+            self.slots.len() as u64,
+            self.block_norms.len() as u64,
+            u64::from(self.failure.is_some()),
+            self.failure.as_ref().map_or(0, |(exit_code, _)| u64::from(exit_code.unsigned_abs())),
+        ];
+        debug_assert_eq!(units.len(), HEAD_UNITS);
+        for slot in &self.slots {
+            units.extend([slot.mlm_loss_sum.to_bits(), slot.nsp_loss_sum.to_bits()]);
+            units.extend([slot.num_masked, slot.num_pairs, slot.mlm_correct, slot.nsp_correct]);
+        }
+        units.extend(self.block_norms.iter().map(|norm| norm.to_bits()));
+        let mut bytes: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+        bytes.extend(self.failure.iter().flat_map(|(_, message)| message.as_bytes()));
+        bytes
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote; `None` if the bytes are not a word.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let head = units_of(bytes.get(..HEAD_UNITS * 8)?);
+        let (num_slots, num_norms) = (usize::try_from(head[14]).ok()?, usize::try_from(head[15]).ok()?);
+        let norms_start = HEAD_UNITS.checked_add(num_slots.checked_mul(SLOT_UNITS)?)?;
+        let text_start = norms_start.checked_add(num_norms)?.checked_mul(8)?;
+        let slots = units_of(bytes.get(HEAD_UNITS * 8..norms_start * 8)?);
+        let norms = units_of(bytes.get(norms_start * 8..text_start)?);
+        let message = String::from_utf8_lossy(bytes.get(text_start..)?).into_owned();
+        Some(Self {
+            step: head[0],
+            is_non_finite: head[1] != 0,
+            wants_stop: head[2] != 0,
+            num_tokens: head[3],
+            num_positions: head[4],
+            next_counts: BatchCounts { num_masked: head[5], num_pairs: head[6] },
+            peak_rss_bytes: head[7],
+            seconds: PhaseSeconds {
+                step: f64::from_bits(head[8]),
+                data_wait: f64::from_bits(head[9]),
+                forward: f64::from_bits(head[10]),
+                backward: f64::from_bits(head[11]),
+                communication_exposed: f64::from_bits(head[12]),
+                optimizer: f64::from_bits(head[13]),
+            },
+            slots: slots.chunks_exact(SLOT_UNITS).map(decode_slot).collect(),
+            block_norms: norms.into_iter().map(f64::from_bits).collect(),
+            failure: (head[16] != 0).then_some((i32::try_from(head[17]).unwrap_or(1), message)),
+        })
+    }
+}
+
+fn units_of(bytes: &[u8]) -> Vec<u64> {
+    bytes.as_chunks::<8>().0.iter().map(|unit| u64::from_le_bytes(*unit)).collect()
+}
+
+fn decode_slot(units: &[u64]) -> BatchLosses {
+    BatchLosses {
+        mlm_loss_sum: f64::from_bits(units[0]),
+        nsp_loss_sum: f64::from_bits(units[1]),
+        num_masked: units[2],
+        num_pairs: units[3],
+        mlm_correct: units[4],
+        nsp_correct: units[5],
+    }
+}
+
+/// Adds up the slots of all words in slot order, so that the sum does not depend on the number of ranks.
+#[must_use]
+pub fn sum_losses<'a>(slots: impl IntoIterator<Item = &'a BatchLosses>) -> BatchLosses {
+    let mut sum = BatchLosses::default();
+    for slot in slots {
+        sum.mlm_loss_sum += slot.mlm_loss_sum;
+        sum.nsp_loss_sum += slot.nsp_loss_sum;
+        sum.num_masked += slot.num_masked;
+        sum.num_pairs += slot.num_pairs;
+        sum.mlm_correct += slot.mlm_correct;
+        sum.nsp_correct += slot.nsp_correct;
+    }
+    sum
+}
+
+/// Adds up the counts of all ranks.
+#[must_use]
+pub fn sum_counts(counts: impl IntoIterator<Item = BatchCounts>) -> BatchCounts {
+    counts.into_iter().fold(BatchCounts::default(), |sum, counts| BatchCounts {
+        num_masked: sum.num_masked + counts.num_masked,
+        num_pairs: sum.num_pairs + counts.num_pairs,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    prop_compose! {
+        fn losses()(mlm in any::<f64>(), nsp in any::<f64>(), counts in any::<[u64; 4]>()) -> BatchLosses {
+            BatchLosses { mlm_loss_sum: mlm, nsp_loss_sum: nsp, num_masked: counts[0], num_pairs: counts[1],
+                mlm_correct: counts[2], nsp_correct: counts[3] }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn decode_reads_what_encode_wrote(
+            step in any::<u64>(), flags in any::<[bool; 2]>(), slots in prop::collection::vec(losses(), 0..5),
+            block_norms in prop::collection::vec(0.0_f64..1e30, 0..7),
+            failure in prop::option::of((0_i32..256, ".{0,40}")),
+        ) {
+            let word = ControlWord { step, is_non_finite: flags[0], wants_stop: flags[1], slots, block_norms,
+                failure, num_tokens: 7, num_positions: 11, peak_rss_bytes: 13,
+                next_counts: BatchCounts { num_masked: 17, num_pairs: 19 },
+                seconds: PhaseSeconds { step: 1.5, data_wait: 0.25, forward: 3.0, backward: 5.0,
+                    communication_exposed: 6.0, optimizer: 9.0 } };
+            prop_assert_eq!(ControlWord::decode(&word.encode()), Some(word));
+        }
+
+        #[test]
+        fn foreign_bytes_are_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = ControlWord::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_truncated_word_is_no_word() {
+        let word = ControlWord { block_norms: vec![1.0, 2.0], ..ControlWord::default() };
+        let bytes = word.encode();
+        assert_eq!(ControlWord::decode(&bytes[..bytes.len() - 1]), None);
+    }
+}

@@ -1,0 +1,139 @@
+//! metrics.jsonl: one JSON object per logged step or evaluation, written by rank 0.
+//!
+//! Owns the keys and the file. Floats are printed in their shortest form that reads back to the same bits,
+//! so equal text means equal bits.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{error::TrainError, run_dir::write_file};
+
+/// Wall seconds of a step by phase, means over the steps since the last line, of rank 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the phases are those of control::PhaseSeconds")]
+pub struct Seconds {
+    pub step: f64,
+    pub data_wait: f64,
+    pub forward: f64,
+    pub backward: f64,
+    pub communication_exposed: f64,
+    pub optimizer: f64,
+}
+
+/// A line of a training step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are documented in docs/operating.md")]
+pub struct StepLine {
+    pub kind: String,
+    pub step: u64,
+    pub epoch: u64,
+    pub loss: f64,
+    pub mlm_loss: f64,
+    pub nsp_loss: f64,
+    pub mlm_accuracy: f64,
+    pub nsp_accuracy: f64,
+    pub masked_tokens: u64,
+    pub learning_rate: f64,
+    pub grad_norm: f64,
+    pub param_norm: f64,
+    pub tokens_per_second: f64,
+    pub padded_share: f64,
+    pub seconds: Seconds,
+    pub peak_rss_bytes: u64,
+}
+
+/// A line of an evaluation on the held-out documents, with the baselines beside the figures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are documented in docs/operating.md")]
+pub struct EvalLine {
+    pub kind: String,
+    pub step: u64,
+    pub mlm_loss: f64,
+    pub mlm_accuracy: f64,
+    pub nsp_loss: f64,
+    pub nsp_accuracy: f64,
+    pub masked_tokens: u64,
+    pub pairs: u64,
+    pub ln_vocab_size: f64,
+    pub unigram_entropy: f64,
+    pub majority_nsp: f64,
+    pub seconds: f64,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub struct MetricsFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl MetricsFile {
+    /// Opens the file, keeping the lines up to `last_step`: those after it belong to work that is done again.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Io`].
+    pub fn open(path: &Path, last_step: u64) -> Result<Self, TrainError> {
+        let io_error =
+            |source| TrainError::Io { step: "cannot open the metrics", path: path.to_path_buf(), source };
+        if path.exists() {
+            let text = fs::read_to_string(path).map_err(io_error)?;
+            write_file(path, keep_until(&text, last_step).as_bytes())?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(path).map_err(io_error)?;
+        Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    /// Appends a line.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Io`].
+    pub fn write<L: Serialize>(&mut self, line: &L) -> Result<(), TrainError> {
+        let mut text = serde_json::to_string(line).map_err(|error| TrainError::Setup(error.to_string()))?;
+        text.push('\n');
+        self.file.write_all(text.as_bytes()).map_err(|source| TrainError::Io {
+            step: "cannot write the metrics",
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+/// The lines whose step is at most `last_step`; a line cut short by a kill is dropped.
+fn keep_until(text: &str, last_step: u64) -> String {
+    #[derive(Deserialize)]
+    struct Step {
+        step: u64,
+    }
+    text.split_inclusive('\n')
+        .filter(|line| serde_json::from_str::<Step>(line).is_ok_and(|line| line.step <= last_step))
+        .filter(|line| line.ends_with('\n'))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_after_the_checkpoint_and_cut_lines_are_dropped() {
+        let text = "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"step\":2";
+        assert_eq!(keep_until(text, 2), "{\"step\":1}\n{\"step\":2}\n");
+    }
+
+    #[test]
+    fn reopening_continues_after_the_last_kept_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        fs::write(&path, "{\"step\":1}\n{\"step\":9}\n").unwrap();
+        let mut metrics = MetricsFile::open(&path, 5).unwrap();
+        metrics.write(&serde_json::json!({"step": 6})).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":6}\n");
+    }
+}
