@@ -1,0 +1,18 @@
+//! Training kernels on plain slices: AdamW, dropout, layer normalisation, sums and norms.
+//!
+//! Slices in, slices out. Nothing here knows burn, BERT, files, ranks or clocks. Each kernel stands beside its
+//! plain scalar `reference`, which is what its tests compare it with.
+//!
+//! Results never depend on the number of threads or on the vector width of the processor: element-wise work is
+//! split anywhere, sums run over a fixed number of lanes in a fixed order, and Rust never fuses a multiplication
+//! with an addition on its own. Threads come from the rayon pool of the caller.
+
+pub mod adamw;
+pub mod dropout;
+mod lanes;
+pub mod layer_norm;
+mod simd;
+pub mod slices;
+
+/// Elements that one thread takes at a time; shorter slices are not worth waking a second thread.
+const PARALLEL_CHUNK_LEN: usize = 16 * 1024;

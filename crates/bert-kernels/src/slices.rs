@@ -1,0 +1,157 @@
+//! Sums, norms and checks of flat slices.
+//!
+//! Owns what gradient accumulation and clipping need; it knows neither tensors nor buckets.
+
+use crate::PARALLEL_CHUNK_LEN;
+use crate::lanes::{NUM_LANES, fold};
+use crate::simd::widest;
+use rayon::prelude::*;
+
+/// Adds `x` to `acc`, element by element.
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn add_assign(acc: &mut [f32], x: &[f32]) {
+    assert_eq!(acc.len(), x.len(), "add_assign needs slices of equal length");
+    if acc.len() <= 2 * PARALLEL_CHUNK_LEN {
+        return add_chunk(acc, x);
+    }
+    let chunks = acc.par_chunks_mut(PARALLEL_CHUNK_LEN).zip(x.par_chunks(PARALLEL_CHUNK_LEN));
+    chunks.for_each(|(acc, x)| add_chunk(acc, x));
+}
+
+fn add_chunk(acc: &mut [f32], x: &[f32]) {
+    widest(
+        #[inline(always)]
+        || {
+            for (sum, value) in acc.iter_mut().zip(x) {
+                *sum += value;
+            }
+        },
+    );
+}
+
+/// Returns the sum of squares, added up in f64 over fixed lanes: a function of the values alone.
+#[must_use]
+pub fn squared_norm(x: &[f32]) -> f64 {
+    widest(
+        #[inline(always)]
+        || squared_norm_in_lanes(x),
+    )
+}
+
+#[inline(always)]
+fn squared_norm_in_lanes(x: &[f32]) -> f64 {
+    let mut lanes = [0.0; NUM_LANES];
+    let mut chunks = x.chunks_exact(NUM_LANES);
+    for chunk in &mut chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(*value) * f64::from(*value);
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane += f64::from(*value) * f64::from(*value);
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// Returns whether no element is infinite or NaN.
+#[must_use]
+pub fn all_finite(x: &[f32]) -> bool {
+    const BLOCK_LEN: usize = 1024; // how far a scan runs past the first bad element
+    const EXPONENT: u32 = 0x7f80_0000;
+    widest(
+        #[inline(always)]
+        || {
+            x.chunks(BLOCK_LEN).all(|block| {
+                let num_bad: u32 = block.iter().map(|v| u32::from(v.to_bits() & EXPONENT == EXPONENT)).sum();
+                num_bad == 0
+            })
+        },
+    )
+}
+
+/// The same results by the plainest loops.
+pub mod reference {
+    /// See [`super::add_assign`].
+    pub fn add_assign(acc: &mut [f32], x: &[f32]) {
+        for i in 0..acc.len() {
+            acc[i] += x[i];
+        }
+    }
+
+    /// See [`super::squared_norm`]; added up from the first to the last element.
+    #[must_use]
+    pub fn squared_norm(x: &[f32]) -> f64 {
+        x.iter().map(|v| f64::from(*v).powi(2)).sum()
+    }
+
+    /// See [`super::all_finite`].
+    #[must_use]
+    pub fn all_finite(x: &[f32]) -> bool {
+        x.iter().all(|v| v.is_finite())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn values(len: usize, seed: u64) -> Vec<f32> {
+        let mut stream = bert_random::Key::new(seed, bert_random::Purpose::Debug).stream();
+        (0..len).map(|_| stream.normal() as f32).collect()
+    }
+
+    #[test]
+    fn long_slices_are_added_like_short_ones() {
+        let (mut acc, x) = (values(100_003, 1), values(100_003, 2));
+        let mut expected = acc.clone();
+        reference::add_assign(&mut expected, &x);
+        add_assign(&mut acc, &x);
+        assert_eq!(acc, expected);
+    }
+
+    #[test]
+    #[should_panic(expected = "equal length")]
+    fn unequal_lengths_are_refused() {
+        add_assign(&mut [0.0; 3], &[0.0; 2]);
+    }
+
+    /// Squares of 1e30 overflow f32; the sum is kept in f64.
+    #[test]
+    fn a_large_gradient_has_a_finite_norm() {
+        let norm = squared_norm(&[3e30, 4e30]).sqrt();
+        assert!((norm / 5e30 - 1.0).abs() < 1e-7, "norm {norm}");
+    }
+
+    #[test]
+    fn one_bad_element_anywhere_is_found() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for place in [0, 1, 31, 1023, 1024, 2999] {
+                let mut x = values(3000, 3);
+                assert!(all_finite(&x));
+                x[place] = bad;
+                assert!(!all_finite(&x), "{bad} at {place}");
+            }
+        }
+        assert!(all_finite(&[f32::MAX, f32::MIN, f32::MIN_POSITIVE / 2.0, -0.0]));
+        assert!(all_finite(&[]));
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_reference(len in 0_usize..300, seed: u64) {
+            let x = values(len, seed);
+            let mut acc = values(len, seed ^ 1);
+            let mut expected = acc.clone();
+            reference::add_assign(&mut expected, &x);
+            add_assign(&mut acc, &x);
+            prop_assert_eq!(acc, expected);
+            let (got, plain) = (squared_norm(&x), reference::squared_norm(&x));
+            prop_assert!((got - plain).abs() <= 1e-13 * plain, "{} != {}", got, plain);
+            prop_assert_eq!(all_finite(&x), reference::all_finite(&x));
+        }
+    }
+}
