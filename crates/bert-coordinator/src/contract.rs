@@ -1,0 +1,1 @@
+//! What every communicator must do, as a suite that runs on all of them.
