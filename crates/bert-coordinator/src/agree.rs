@@ -91,7 +91,10 @@ fn to_message<T: Serialize>(value: &T) -> Result<Vec<u8>, CoordinatorError> {
     Ok(serde_json::to_vec(value).expect("strings and numbers always have a JSON form"))
 }
 
-fn from_messages<T: for<'de> Deserialize<'de>>(phase: &str, all: &[Vec<u8>]) -> Result<Vec<T>, CoordinatorError> {
+fn from_messages<T: for<'de> Deserialize<'de>>(
+    phase: &str,
+    all: &[Vec<u8>],
+) -> Result<Vec<T>, CoordinatorError> {
     let read = |(rank, message): (usize, &Vec<u8>)| {
         let unreadable = |_| CoordinatorError::UnreadableMessage { phase: phase.to_owned(), rank };
         serde_json::from_slice(message).map_err(unreadable)

@@ -145,7 +145,12 @@ impl Coordinator {
     /// # Errors
     ///
     /// [`CoordinatorError::PeerFailed`] and the other errors of waiting.
-    pub fn broadcast_bytes(&self, phase: &str, root: usize, bytes: &[u8]) -> Result<Vec<u8>, CoordinatorError> {
+    pub fn broadcast_bytes(
+        &self,
+        phase: &str,
+        root: usize,
+        bytes: &[u8],
+    ) -> Result<Vec<u8>, CoordinatorError> {
         let bytes = bytes.to_vec();
         self.ask(phase, |phase, reply| Request::BroadcastBytes { phase, root, bytes, reply })
     }
@@ -388,7 +393,10 @@ fn bucket_mut(buckets: &mut [Bucket], bucket_idx: usize) -> Result<&mut Bucket, 
 fn check_start(phase: &str, expected: usize, got: usize, busy: bool) -> Result<(), CoordinatorError> {
     let phase = phase.to_owned();
     if busy {
-        return Err(CoordinatorError::Order { phase, problem: "started twice; finish it before the next start" });
+        return Err(CoordinatorError::Order {
+            phase,
+            problem: "started twice; finish it before the next start",
+        });
     }
     if got != expected {
         return Err(CoordinatorError::BucketLength { phase, expected, got });

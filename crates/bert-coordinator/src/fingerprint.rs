@@ -32,7 +32,9 @@ mod tests {
     /// Golden values: the test vectors published with FNV (Fowler, Noll, Vo).
     #[test]
     fn known_values() {
-        for (text, expected) in [("", 0xcbf2_9ce4_8422_2325), ("a", 0xaf63_dc4c_8601_ec8c), ("foobar", 0x8594_4171_f739_67e8)] {
+        for (text, expected) in
+            [("", 0xcbf2_9ce4_8422_2325), ("a", 0xaf63_dc4c_8601_ec8c), ("foobar", 0x8594_4171_f739_67e8)]
+        {
             let mut hash = Fingerprint::new();
             hash.bytes(text.as_bytes());
             assert_eq!(hash.finish(), expected, "{text}");

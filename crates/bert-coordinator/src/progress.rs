@@ -83,7 +83,11 @@ pub struct Pulse {
 impl Pulse {
     /// A pulse without a request.
     pub fn new() -> Pulse {
-        Pulse { num_beats: AtomicU64::new(0), abort_code: AtomicI32::new(0), owner: std::sync::OnceLock::new() }
+        Pulse {
+            num_beats: AtomicU64::new(0),
+            abort_code: AtomicI32::new(0),
+            owner: std::sync::OnceLock::new(),
+        }
     }
 
     /// Shows that the communication thread is making its rounds.

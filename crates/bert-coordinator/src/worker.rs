@@ -152,7 +152,8 @@ impl BufferPool {
     /// Returns a vector with room for `len` elements, of any length and content. Vectors more than
     /// twice as large are left for larger buckets.
     fn take(&mut self, len: usize) -> Vec<f32> {
-        let fitting = self.buffers.iter().enumerate().filter(|(_, b)| (len..=2 * len).contains(&b.capacity()));
+        let fitting =
+            self.buffers.iter().enumerate().filter(|(_, b)| (len..=2 * len).contains(&b.capacity()));
         match fitting.min_by_key(|(_, buffer)| buffer.capacity()).map(|(idx, _)| idx) {
             Some(idx) => self.buffers.swap_remove(idx),
             None => Vec::with_capacity(len),

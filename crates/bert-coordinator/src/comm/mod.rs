@@ -173,7 +173,13 @@ pub enum CommError {
 }
 
 /// Checks bounds and the length of the buffer that is to be sent.
-fn check_slices(phase: &str, world: World, bounds: &[usize], held: Held, got: usize) -> Result<(), CommError> {
+fn check_slices(
+    phase: &str,
+    world: World,
+    bounds: &[usize],
+    held: Held,
+    got: usize,
+) -> Result<(), CommError> {
     let num_ranks = world.num_ranks();
     if bounds.len() != num_ranks + 1 || bounds[0] != 0 || !bounds.is_sorted() {
         let problem = format!(

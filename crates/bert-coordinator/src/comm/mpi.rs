@@ -1,0 +1,356 @@
+//! Ranks as processes under MPI.
+//!
+//! Every collective is built from messages between pairs: first all ranks tell each other what they
+//! are about to do, and only ranks that agree exchange data, of lengths that both know. So a rank
+//! that is elsewhere is an error that names it, and never an overrun. Progress is driven by polling,
+//! with a deadline. The C functions are behind `mpi_ffi.rs`; no MPI collective is used, so nothing
+//! depends on an algorithm that the library chooses.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::call::WIRE_LEN;
+use super::mpi_ffi::{Buffer, Direction, Flight, Library, LibraryError, MAX_MESSAGE_LEN, Message};
+use super::{Call, CallKind, CommError, Communicator, Exchanged, Held, check_root, check_slices, own_len};
+use crate::progress::{Backoff, Deadline, Pulse};
+use crate::world::World;
+
+/// Wait for peers where nobody has configured another.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Tag of messages that announce a call.
+const TAG_CALL: i32 = 1;
+/// Tag of messages that carry its data.
+const TAG_PAYLOAD: i32 = 2;
+const FLOAT_LEN: usize = size_of::<f32>();
+
+/// One process of an MPI job. Stays on the thread that created it.
+pub struct MpiCommunicator {
+    library: Library,
+    version: String,
+    world: World,
+    num_calls: u64,
+    timeout: Duration,
+    pulse: Arc<Pulse>,
+    max_message_len: usize,
+    failure: Option<CommError>,
+}
+
+impl MpiCommunicator {
+    /// Initialises MPI on the calling thread. Without a launcher this is a world of one rank.
+    ///
+    /// # Errors
+    ///
+    /// [`CommError::Library`] if MPI refuses, was initialised before, or lacks thread support.
+    pub fn init() -> Result<MpiCommunicator, CommError> {
+        let phase = "start of MPI";
+        let library = Library::init().map_err(|err| library_error(phase, err))?;
+        let (rank, num_ranks) = library.rank_and_size().map_err(|err| library_error(phase, err))?;
+        let world = World::new(rank, num_ranks)
+            .map_err(|err| CommError::Argument { phase: phase.to_owned(), problem: err.to_string() })?;
+        Ok(MpiCommunicator {
+            version: library.version().map_err(|err| library_error(phase, err))?,
+            library,
+            world,
+            num_calls: 0,
+            timeout: DEFAULT_TIMEOUT,
+            pulse: Arc::default(),
+            max_message_len: MAX_MESSAGE_LEN,
+            failure: None,
+        })
+    }
+
+    /// Cuts data into messages of at most `max_len` bytes (between 1 and 2^30, which is the default).
+    pub fn set_max_message_len(&mut self, max_len: usize) {
+        self.max_message_len = max_len.clamp(1, MAX_MESSAGE_LEN);
+    }
+
+    /// Runs one call; after a failure all later ones fail alike.
+    fn run<T>(&mut self, body: impl FnOnce(&mut Self) -> Result<T, CommError>) -> Result<T, CommError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.clone());
+        }
+        let result = body(self);
+        self.num_calls += 1;
+        self.failure = result.as_ref().err().cloned();
+        result
+    }
+
+    fn call(&self, kind: CallKind, phase: &str, extent: usize, bounds: &[usize]) -> Call {
+        Call::new(kind, self.num_calls, phase, extent, bounds)
+    }
+
+    /// All other ranks, beginning with the next one so that not all send to rank 0 first.
+    fn peers(&self) -> impl Iterator<Item = usize> + use<> {
+        let (rank, num_ranks) = (self.world.rank(), self.world.num_ranks());
+        (1..num_ranks).map(move |step| (rank + step) % num_ranks)
+    }
+
+    /// Tells all peers what comes next and checks that they all do the same. Returns the number of
+    /// payload bytes that each rank announces.
+    fn announce(&self, call: &Call, payload_len: usize) -> Result<Vec<usize>, CommError> {
+        let num_ranks = self.world.num_ranks();
+        let mut flight = Flight::new();
+        let outbox = flight.hold(Buffer::Bytes(call.to_wire(payload_len as u64).to_vec()));
+        let inbox = flight.hold(Buffer::Bytes(vec![0; num_ranks * WIRE_LEN]));
+        let place = |peer: usize| peer * WIRE_LEN..(peer + 1) * WIRE_LEN;
+        for peer in self.peers() {
+            self.post(&mut flight, call, Direction::Receive, peer, TAG_CALL, inbox, place(peer))?;
+            self.post(&mut flight, call, Direction::Send, peer, TAG_CALL, outbox, 0..WIRE_LEN)?;
+        }
+        let mut lens = vec![0; num_ranks];
+        lens[self.world.rank()] = payload_len;
+        let mut calls = vec![(self.world.rank(), call.to_string())];
+        let mut all_agree = true;
+        self.drive(&mut flight, call, |flight, message| {
+            if message.direction == Direction::Receive {
+                let peer = message.peer;
+                match Call::from_wire(flight.received(inbox, place(peer))) {
+                    Some((peer_call, peer_len)) => {
+                        all_agree &= call.agrees_with(&peer_call);
+                        lens[peer] = usize::try_from(peer_len).unwrap_or(usize::MAX);
+                        calls.push((peer, peer_call.to_string()));
+                    }
+                    None => {
+                        all_agree = false;
+                        calls.push((peer, "an unreadable message (another program version?)".to_owned()));
+                    }
+                }
+            }
+            if all_agree {
+                return Ok(());
+            }
+            calls.sort();
+            Err(CommError::CallsDiffer { calls: calls.clone() })
+        })?;
+        Ok(lens)
+    }
+
+    /// Exchanges data with all peers. Ranges count bytes, one per rank; the own ones are not used.
+    fn transfer(
+        &self,
+        call: &Call,
+        send: (Buffer, &[Range<usize>]),
+        recv: (Buffer, &[Range<usize>]),
+    ) -> Result<(Buffer, Buffer), CommError> {
+        let mut flight = Flight::new();
+        let outbox = flight.hold(send.0);
+        let inbox = flight.hold(recv.0);
+        for peer in self.peers() {
+            let range = recv.1[peer].clone();
+            self.post(&mut flight, call, Direction::Receive, peer, TAG_PAYLOAD, inbox, range)?;
+        }
+        for peer in self.peers() {
+            let range = send.1[peer].clone();
+            self.post(&mut flight, call, Direction::Send, peer, TAG_PAYLOAD, outbox, range)?;
+        }
+        self.drive(&mut flight, call, |_, _| Ok(()))?;
+        let mut buffers = flight.into_buffers().into_iter();
+        Ok((buffers.next().expect("outbox"), buffers.next().expect("inbox")))
+    }
+
+    /// Starts the messages for one range; an empty range needs none.
+    #[allow(clippy::too_many_arguments, reason = "one line per message; a struct would only repeat Message")]
+    fn post(
+        &self,
+        flight: &mut Flight,
+        call: &Call,
+        direction: Direction,
+        peer: usize,
+        tag: i32,
+        buffer_idx: usize,
+        range: Range<usize>,
+    ) -> Result<(), CommError> {
+        for start in range.clone().step_by(self.max_message_len) {
+            let range = start..range.end.min(start + self.max_message_len);
+            let message = Message { direction, peer, tag, buffer_idx, range };
+            flight.post(&self.library, message).map_err(|err| library_error(&call.phase, err))?;
+        }
+        Ok(())
+    }
+
+    /// Polls until every message is complete; `arrived` sees each of them.
+    fn drive(
+        &self,
+        flight: &mut Flight,
+        call: &Call,
+        mut arrived: impl FnMut(&Flight, &Message) -> Result<(), CommError>,
+    ) -> Result<(), CommError> {
+        let deadline = Deadline::after(self.timeout);
+        let mut backoff = Backoff::default();
+        loop {
+            let done = flight.poll(&self.library).map_err(|err| library_error(&call.phase, err))?;
+            for message in &done {
+                arrived(flight, message)?;
+            }
+            if flight.pending().next().is_none() {
+                return Ok(());
+            }
+            self.pulse.beat();
+            if let Some(code) = self.pulse.abort_requested() {
+                self.library.abort(code);
+            }
+            if deadline.is_over() {
+                let (phase, missing) = (call.phase.clone(), missing_peers(flight));
+                return Err(CommError::PeersMissing { phase, missing, waited: self.timeout });
+            }
+            match done.is_empty() {
+                true => backoff.pause(),
+                false => backoff.reset(),
+            }
+        }
+    }
+}
+
+/// The peers that owe us something; if none does, those that do not take what we send.
+fn missing_peers(flight: &Flight) -> Vec<usize> {
+    let peers = |direction| {
+        let mut peers: Vec<usize> =
+            flight.pending().filter(|message| message.direction == direction).map(|m| m.peer).collect();
+        peers.sort_unstable();
+        peers.dedup();
+        peers
+    };
+    let missing = peers(Direction::Receive);
+    if missing.is_empty() { peers(Direction::Send) } else { missing }
+}
+
+fn library_error(phase: &str, err: LibraryError) -> CommError {
+    let LibraryError { function, code, message } = err;
+    CommError::Library { phase: phase.to_owned(), function, code, message }
+}
+
+/// Byte ranges of the slices, one per rank.
+fn slice_ranges(bounds: &[usize]) -> Vec<Range<usize>> {
+    bounds.windows(2).map(|pair| pair[0] * FLOAT_LEN..pair[1] * FLOAT_LEN).collect()
+}
+
+/// Byte ranges of `num_parts` parts of equal length.
+fn part_ranges(num_parts: usize, num_elements: usize) -> Vec<Range<usize>> {
+    let part_len = num_elements * FLOAT_LEN;
+    (0..num_parts).map(|part| part * part_len..(part + 1) * part_len).collect()
+}
+
+fn floats(buffers: (Buffer, Buffer)) -> Exchanged {
+    match buffers {
+        (Buffer::Floats(send), Buffer::Floats(recv)) => Exchanged { send, recv },
+        _ => unreachable!("a transfer returns the buffers it was given"),
+    }
+}
+
+impl Communicator for MpiCommunicator {
+    fn world(&self) -> World {
+        self.world
+    }
+
+    fn library(&self) -> String {
+        self.version.clone()
+    }
+
+    fn configure(&mut self, timeout: Duration, pulse: Arc<Pulse>) {
+        self.timeout = timeout;
+        self.pulse = pulse;
+    }
+
+    fn barrier(&mut self, phase: &str) -> Result<(), CommError> {
+        self.run(|comm| {
+            let call = comm.call(CallKind::Barrier, phase, 0, &[]);
+            comm.announce(&call, 0).map(drop)
+        })
+    }
+
+    fn all_gather_bytes(&mut self, phase: &str, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CommError> {
+        self.run(|comm| {
+            let call = comm.call(CallKind::AllGatherBytes, phase, 0, &[]);
+            let lens = comm.announce(&call, bytes.len())?;
+            let mut end = 0;
+            let place = |len: &usize| {
+                let start = end;
+                end += len;
+                start..end
+            };
+            let ranges: Vec<Range<usize>> = lens.iter().map(place).collect();
+            let mut all = vec![0; end];
+            all[ranges[comm.world.rank()].clone()].copy_from_slice(bytes);
+            let send = Buffer::Bytes(bytes.to_vec());
+            let send_ranges = vec![0..bytes.len(); lens.len()];
+            let (_, all) = comm.transfer(&call, (send, &send_ranges), (Buffer::Bytes(all), &ranges))?;
+            let Buffer::Bytes(all) = all else { unreachable!("a transfer returns the buffers it was given") };
+            Ok(ranges.into_iter().map(|range| all[range].to_vec()).collect())
+        })
+    }
+
+    fn broadcast_bytes(&mut self, phase: &str, root: usize, bytes: &[u8]) -> Result<Vec<u8>, CommError> {
+        check_root(phase, self.world, root)?;
+        self.run(|comm| {
+            let call = comm.call(CallKind::BroadcastBytes, phase, root, &[]);
+            let is_root = comm.world.rank() == root;
+            let lens = comm.announce(&call, if is_root { bytes.len() } else { 0 })?;
+            let num_ranks = comm.world.num_ranks();
+            let nothing = vec![0..0; num_ranks];
+            let (send, recv) = (Buffer::Bytes(bytes.to_vec()), Buffer::Bytes(vec![0; lens[root]]));
+            if is_root {
+                let ranges = vec![0..bytes.len(); num_ranks];
+                comm.transfer(&call, (send, &ranges), (recv, &nothing))?;
+                return Ok(bytes.to_vec());
+            }
+            let mut ranges = nothing.clone();
+            ranges[root] = 0..lens[root];
+            let (_, received) = comm.transfer(&call, (send, &nothing), (recv, &ranges))?;
+            let Buffer::Bytes(received) = received else {
+                unreachable!("a transfer returns the buffers it was given")
+            };
+            Ok(received)
+        })
+    }
+
+    fn all_to_all_slices(
+        &mut self,
+        phase: &str,
+        send: Vec<f32>,
+        bounds: &[usize],
+        mut recv: Vec<f32>,
+    ) -> Result<Exchanged, CommError> {
+        check_slices(phase, self.world, bounds, Held::All, send.len())?;
+        self.run(|comm| {
+            let (rank, num_ranks) = (comm.world.rank(), comm.world.num_ranks());
+            let own_len = own_len(comm.world, bounds);
+            let call = comm.call(CallKind::AllToAllSlices, phase, send.len(), bounds);
+            comm.announce(&call, send.len() * FLOAT_LEN)?;
+            recv.resize(num_ranks * own_len, 0.0);
+            recv[rank * own_len..][..own_len].copy_from_slice(&send[bounds[rank]..bounds[rank + 1]]);
+            let send = (Buffer::Floats(send), &slice_ranges(bounds)[..]);
+            let recv = (Buffer::Floats(recv), &part_ranges(num_ranks, own_len)[..]);
+            comm.transfer(&call, send, recv).map(floats)
+        })
+    }
+
+    fn all_gather_slices(
+        &mut self,
+        phase: &str,
+        own: Vec<f32>,
+        bounds: &[usize],
+        mut recv: Vec<f32>,
+    ) -> Result<Exchanged, CommError> {
+        check_slices(phase, self.world, bounds, Held::OwnSlice, own.len())?;
+        self.run(|comm| {
+            let (rank, num_ranks) = (comm.world.rank(), comm.world.num_ranks());
+            let call = comm.call(CallKind::AllGatherSlices, phase, bounds[num_ranks], bounds);
+            comm.announce(&call, own.len() * FLOAT_LEN)?;
+            recv.resize(bounds[num_ranks], 0.0);
+            recv[bounds[rank]..bounds[rank + 1]].copy_from_slice(&own);
+            let send_ranges = vec![0..own.len() * FLOAT_LEN; num_ranks];
+            let recv = (Buffer::Floats(recv), &slice_ranges(bounds)[..]);
+            comm.transfer(&call, (Buffer::Floats(own), &send_ranges), recv).map(floats)
+        })
+    }
+
+    fn shutdown(&mut self) -> Result<(), CommError> {
+        self.barrier("shutdown")?;
+        self.library.finalize().map_err(|err| library_error("shutdown", err))
+    }
+
+    fn abort(&mut self, code: i32) {
+        self.library.abort(code);
+    }
+}
