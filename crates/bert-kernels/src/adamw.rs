@@ -92,8 +92,8 @@ struct Rule {
     one_minus_beta2: f32,
     /// Learning rate over the correction of the first moment.
     step_size: f32,
-    /// Root of the correction of the second moment.
-    root_correction: f32,
+    /// 1 / the root of the correction of the second moment.
+    root_scale: f32,
     epsilon: f32,
     /// Share of the parameter that decays.
     decay: f32,
@@ -110,7 +110,7 @@ impl Rule {
             one_minus_beta1: 1.0 - s.beta1,
             one_minus_beta2: 1.0 - s.beta2,
             step_size: (f64::from(s.learning_rate) / correction(s.beta1)) as f32,
-            root_correction: correction(s.beta2).sqrt() as f32,
+            root_scale: (1.0 / correction(s.beta2).sqrt()) as f32,
             epsilon: s.epsilon,
             decay: (f64::from(s.learning_rate) * f64::from(s.weight_decay)) as f32,
         }
@@ -121,7 +121,7 @@ impl Rule {
         let grad = grad * self.grad_scale;
         *m = self.beta1 * *m + self.one_minus_beta1 * grad;
         *v = self.beta2 * *v + self.one_minus_beta2 * (grad * grad);
-        let denominator = v.sqrt() / self.root_correction + self.epsilon;
+        let denominator = v.sqrt() * self.root_scale + self.epsilon;
         *p -= self.decay * *p + self.step_size * *m / denominator;
     }
 }

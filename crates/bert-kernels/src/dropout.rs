@@ -43,6 +43,10 @@ impl Dropout {
 ///
 /// A dropped element gives 0 even if it is infinite or NaN.
 ///
+/// # Shapes
+///
+/// - x, out: any, of equal length; elements count in memory order
+///
 /// # Panics
 ///
 /// If the lengths differ or the probability is outside of `[0, 1)`.
@@ -185,6 +189,10 @@ pub mod reference {
     use super::Dropout;
 
     /// See [`super::forward`].
+    ///
+    /// # Shapes
+    ///
+    /// - x, out: any, of equal length
     pub fn forward(d: Dropout, x: &[f32], out: &mut [f32]) {
         for i in 0..x.len() {
             out[i] = if d.keeps(i as u64) { x[i] / (1.0 - d.probability) } else { 0.0 };

@@ -216,6 +216,11 @@ fn checked_row_len(gamma: &[f32], num_elements: usize, num_rows: &[usize], matri
 /// The same results by the plainest loops, in f64.
 pub mod reference {
     /// Returns the normalised rows; see [`super::forward`].
+    ///
+    /// # Shapes
+    ///
+    /// - x, result: `[num_rows, row_len]`
+    /// - gamma, beta: `[row_len]`
     #[must_use]
     pub fn forward(x: &[f64], gamma: &[f64], beta: &[f64], eps: f64) -> Vec<f64> {
         let mut out = Vec::with_capacity(x.len());

@@ -100,6 +100,8 @@ fn only_binaries_print_or_exit() {
         check_found(printing, binary, text, &[]);
     }
     check_found(printing, "tests/parallel/main.rs", text, &[]);
+    check_found(printing, "crates/bert-coordinator/src/abort.rs", text, &[2, 5]);
+    check_found(printing, "crates/bert-coordinator/src/agree.rs", text, &[2, 3, 5]);
 }
 
 #[test]
