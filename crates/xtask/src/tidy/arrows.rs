@@ -93,7 +93,8 @@ pub fn check(packages: &[Package], files: &[SourceFile]) -> Vec<Fault> {
 
 /// Returns why `rule` forbids the dependency `name`.
 fn refusal(rule: &Rule, packages: &[Package], name: &str) -> Option<String> {
-    let is_ours = packages.iter().any(|package| package.name == name);
+    // A crate may name itself in its tests, to switch on one of its own features.
+    let is_ours = name != rule.package && packages.iter().any(|package| package.name == name);
     if is_ours && !rule.workspace.contains(&name) {
         let allowed = rule.workspace.join(", ");
         return Some(format!("{} must not depend on {name}; expected only: [{allowed}]", rule.package));
@@ -151,7 +152,7 @@ mod tests {
         );
         assert!(check_one("bert-tools", &["bert-model", "bert-data", "bert-train"]).is_empty());
         assert!(check_one("bert-model", &["burn", "bert-kernels", "bert-random", "safetensors"]).is_empty());
-        assert!(check_one("bert-coordinator", &["mpi", "crossbeam"]).is_empty());
+        assert!(check_one("bert-coordinator", &["mpi", "crossbeam", "bert-coordinator"]).is_empty());
     }
 
     #[test]
