@@ -41,8 +41,8 @@ pub struct PhaseSeconds {
 pub struct ControlWord {
     /// The step that the word belongs to (1-based).
     pub step: u64,
-    /// A loss or gradient of this rank is not finite.
-    pub is_non_finite: bool,
+    /// This rank could not compute its gradients; the update must not happen anywhere.
+    pub is_spoiled: bool,
     /// A signal asked this rank to save and stop.
     pub wants_stop: bool,
     /// Real tokens of the own slots.
@@ -70,7 +70,7 @@ impl ControlWord {
         let seconds = &self.seconds;
         let mut units: Vec<u64> = vec![
             self.step,
-            u64::from(self.is_non_finite),
+            u64::from(self.is_spoiled),
             u64::from(self.wants_stop),
             self.num_tokens,
             self.num_positions,
@@ -111,7 +111,7 @@ impl ControlWord {
         let message = String::from_utf8_lossy(bytes.get(text_start..)?).into_owned();
         Some(Self {
             step: head[0],
-            is_non_finite: head[1] != 0,
+            is_spoiled: head[1] != 0,
             wants_stop: head[2] != 0,
             num_tokens: head[3],
             num_positions: head[4],
@@ -191,7 +191,7 @@ mod tests {
             block_norms in prop::collection::vec(0.0_f64..1e30, 0..7),
             failure in prop::option::of((0_i32..256, ".{0,40}")),
         ) {
-            let word = ControlWord { step, is_non_finite: flags[0], wants_stop: flags[1], slots, block_norms,
+            let word = ControlWord { step, is_spoiled: flags[0], wants_stop: flags[1], slots, block_norms,
                 failure, num_tokens: 7, num_positions: 11, peak_rss_bytes: 13,
                 next_counts: BatchCounts { num_masked: 17, num_pairs: 19 },
                 seconds: PhaseSeconds { step: 1.5, data_wait: 0.25, forward: 3.0, backward: 5.0,

@@ -56,6 +56,8 @@ pub enum TrainError {
     NonFinite { step: u64, what: String },
     #[error("{0}")]
     Setup(String),
+    #[error("{0}")]
+    Usage(String),
     #[error("{}", .0.message)]
     Agreed(Failure),
 }
@@ -74,7 +76,7 @@ impl TrainError {
             Self::Coordinator(error) => error.exit_code(),
             Self::Hf(_) | Self::OtherRun { .. } => EXIT_DAMAGED,
             Self::Checkpoint(error) => error.exit_code(),
-            Self::Occupied { .. } => EXIT_CONFIG,
+            Self::Occupied { .. } | Self::Usage(_) => EXIT_CONFIG,
             Self::NonFinite { .. } => EXIT_NON_FINITE,
             Self::Model(_) | Self::Io { .. } | Self::Setup(_) => EXIT_FAILURE,
             Self::Agreed(failure) => failure.exit_code,

@@ -1,2 +1,136 @@
-//! Entry point.
-fn main() {}
+//! `bert-train`: the way from the command line to an exit code.
+//!
+//! Owns printing and exiting. Everything else is in the library.
+
+use std::{env, process::ExitCode};
+
+use bert_coordinator::{Coordinator, LauncherInfo, detect_launcher};
+use bert_train::{
+    cli::Arguments,
+    config::{self, Config},
+    error::{EXIT_DONE, EXIT_STOPPED, TrainError, chain_of},
+    failure_record, launch,
+    ranks::agree,
+    run_dir::RunDir,
+    session::Outcome,
+    signals::StopFlag,
+};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let launcher = detect_launcher(|name| env::var(name).ok());
+    let exit_code = match run(&arguments, launcher.as_ref()) {
+        Ok(exit_code) => exit_code,
+        Err(error) => {
+            // Only what comes before the ranks know each other ends here: every rank sees it alike.
+            if launcher.as_ref().is_none_or(|launcher| launcher.rank == 0) {
+                print_error(&error);
+            }
+            error.exit_code()
+        }
+    };
+    ExitCode::from(u8::try_from(exit_code).unwrap_or(1))
+}
+
+#[expect(clippy::print_stderr, reason = "the one place that prints an error")]
+fn print_error(error: &TrainError) {
+    eprintln!("error: {}", chain_of(error));
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to --print-config and --dry-run")]
+fn print(text: &str) {
+    println!("{text}");
+}
+
+fn run(arguments: &Arguments, launcher: Option<&LauncherInfo>) -> Result<i32, TrainError> {
+    let stop = StopFlag::install().map_err(|error| TrainError::Setup(format!("no signal handler: {error}")))?;
+    let loaded = config::load(&arguments.config, &arguments.all_overrides()).map_err(TrainError::from);
+    if arguments.print_config || arguments.dry_run {
+        let config = loaded?;
+        if launcher.is_none_or(|launcher| launcher.rank == 0) {
+            print(&launch::describe(&config, arguments.dry_run, launcher)?);
+        }
+        return Ok(EXIT_DONE);
+    }
+    if arguments.debug {
+        return run_debug(&loaded?, launcher, &stop);
+    }
+    run_ranks(loaded, launcher, &stop)
+}
+
+/// `--debug`: the ranks are threads of this process.
+fn run_debug(
+    config: &Config,
+    launcher: Option<&LauncherInfo>,
+    stop: &StopFlag,
+) -> Result<i32, TrainError> {
+    if launcher.is_some_and(LauncherInfo::has_peers) {
+        let message = "--debug makes its own ranks (--debug-ranks N); start it without a launcher";
+        return Err(TrainError::Usage(message.to_string()));
+    }
+    for sample in launch::debug(config, stop)? {
+        print(&sample);
+    }
+    print("debug: every check held");
+    Ok(EXIT_DONE)
+}
+
+/// One rank of the run: alone, or of a launcher.
+fn run_ranks(
+    loaded: Result<Config, TrainError>,
+    launcher: Option<&LauncherInfo>,
+    stop: &StopFlag,
+) -> Result<i32, TrainError> {
+    let timeout_seconds = loaded.as_ref().map_or(60.0, |config| config.distributed.timeout_seconds);
+    let coordinator = launch::connect(launcher, timeout_seconds)?;
+    let rank = coordinator.world().rank();
+    let run_dir = loaded.as_ref().ok().map(|config| RunDir::new(config.run_dir()));
+    failure_record::install_panic_hook(coordinator.abort_handle(), rank, run_dir.clone());
+    let result = agree(&coordinator, "configuration", loaded)
+        .and_then(|config| launch::run_rank(&config, &coordinator, launcher, stop, false).map(|run| run.outcome));
+    match result {
+        Ok(Outcome::Done) => Ok(leave(coordinator, EXIT_DONE)),
+        Ok(Outcome::Stopped) => Ok(leave(coordinator, EXIT_STOPPED)),
+        Err(error) => {
+            if is_speaker(&error, rank) {
+                print_error(&error);
+            }
+            failure_record::write(run_dir.as_ref(), rank, &error);
+            Ok(end(coordinator, &error))
+        }
+    }
+}
+
+/// Rank 0 speaks for all; if it is gone, the lowest rank that is left.
+fn is_speaker(error: &TrainError, rank: usize) -> bool {
+    let gone = match error {
+        TrainError::Coordinator(bert_coordinator::CoordinatorError::PeerFailed { ranks, .. }) => ranks.as_slice(),
+        _ => &[],
+    };
+    (0..).find(|candidate| !gone.contains(candidate)) == Some(rank)
+}
+
+/// Leaves together with the other ranks.
+fn leave(coordinator: Coordinator, exit_code: i32) -> i32 {
+    match coordinator.shutdown() {
+        Ok(()) => exit_code,
+        Err(error) => {
+            let error = TrainError::from(error);
+            print_error(&error);
+            error.exit_code()
+        }
+    }
+}
+
+/// Ends after an error: together where all ranks know of it, by force where one of them is gone.
+fn end(coordinator: Coordinator, error: &TrainError) -> i32 {
+    let exit_code = error.exit_code();
+    if matches!(error, TrainError::Coordinator(_)) {
+        coordinator.abort(exit_code);
+        return exit_code;
+    }
+    // A peer that does not come any more was ended by the launcher; the error has been printed already.
+    let _ = coordinator.shutdown();
+    exit_code
+}

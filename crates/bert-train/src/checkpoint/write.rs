@@ -73,9 +73,15 @@ pub fn finish(
     sync_all_below(temporary)?;
     write_state(temporary, &state)?;
     sync_folder(temporary)?;
+    if CheckpointState::verify(&target).is_ok() {
+        // The same step again, because the run was resumed before it: the weights are equal, so the one that
+        // is there stays, and no moment exists in which neither is.
+        fs::remove_dir_all(temporary).map_err(io_error("cannot remove", temporary))?;
+        point_latest(checkpoints, state.step)?;
+        return Ok(target);
+    }
     if target.exists() {
-        // The same step again, because the run was resumed before it: its bytes are equal.
-        fs::remove_dir_all(&target).map_err(io_error("cannot replace", &target))?;
+        fs::remove_dir_all(&target).map_err(io_error("cannot replace the damaged", &target))?;
     }
     fs::rename(temporary, &target).map_err(io_error("cannot finish", &target))?;
     sync_folder(checkpoints)?;
@@ -190,10 +196,13 @@ mod tests {
     }
 
     #[test]
-    fn saving_a_step_again_replaces_it() {
+    fn saving_a_step_again_keeps_it_and_mends_a_damaged_one() {
         let dir = tempfile::tempdir().unwrap();
         save(dir.path(), 5);
         let path = save(dir.path(), 5);
+        assert_eq!(CheckpointState::verify(&path).unwrap().step, 5);
+        fs::write(path.join("weights"), [9]).unwrap();
+        save(dir.path(), 5);
         assert_eq!(CheckpointState::verify(&path).unwrap().step, 5);
     }
 }

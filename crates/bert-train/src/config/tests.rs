@@ -1,0 +1,145 @@
+//! Tests of the configuration: the files in `configs/`, overrides, and every refusal.
+
+use std::{fs, path::PathBuf};
+
+use super::{
+    Config, ConfigError, Threads,
+    fingerprint::{config_hash, differences, numeric_keys},
+    load::parse,
+    schema::SCHEMA,
+};
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../configs")
+}
+
+fn demo() -> String {
+    fs::read_to_string(folder().join("demo.toml")).unwrap()
+}
+
+fn load_demo(overrides: &[&str]) -> Result<Config, ConfigError> {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    parse(&demo(), "demo.toml", &overrides)
+}
+
+#[track_caller]
+fn check_refused(overrides: &[&str], expected: &[&str]) {
+    let message = load_demo(overrides).unwrap_err().to_string();
+    for part in expected {
+        assert!(message.contains(part), "{message:?} does not contain {part:?}");
+    }
+}
+
+#[test]
+fn every_file_in_configs_is_valid() {
+    let mut num_files = 0;
+    for entry in fs::read_dir(folder()).unwrap() {
+        let path = entry.unwrap().path();
+        super::load(&path, &[]).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        num_files += 1;
+    }
+    assert!(num_files >= 11, "only {num_files} files");
+}
+
+#[test]
+fn the_list_of_keys_is_that_of_the_types() {
+    let value = serde_json::to_value(load_demo(&[]).unwrap()).unwrap();
+    let sections: Vec<&String> = value.as_object().unwrap().keys().collect();
+    assert_eq!(sections, SCHEMA.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    for (section, keys) in SCHEMA {
+        let found: Vec<&String> = value[*section].as_object().unwrap().keys().collect();
+        assert_eq!(&found, keys, "[{section}]");
+    }
+}
+
+#[test]
+fn the_printed_configuration_reads_back_the_same() {
+    let config = load_demo(&["run.threads_per_rank=3"]).unwrap();
+    assert_eq!(config.run.threads_per_rank, Threads::Count(3));
+    let text = toml::to_string(&config).unwrap();
+    assert_eq!(parse(&text, "printed", &[]).unwrap(), config);
+}
+
+#[test]
+fn overrides_replace_values_of_every_type() {
+    let config = load_demo(&[
+        "run.name=second",
+        "schedule.total_steps=7",
+        "schedule.peak_learning_rate=1",
+        "masking.replace.mask=0.7",
+        "masking.replace.keep=0.2",
+        "data.lowercase=false",
+        "masking.ngram_weights=[1.0, 2.0]",
+        "checkpoint.resume=never",
+    ])
+    .unwrap();
+    assert_eq!(config.run.name, "second");
+    assert_eq!(config.schedule.total_steps, 7);
+    assert_eq!(config.schedule.peak_learning_rate, 1.0);
+    assert_eq!(config.masking.replace.mask, 0.7);
+    assert!(!config.data.lowercase);
+    assert_eq!(config.masking.ngram_weights, [1.0, 2.0]);
+}
+
+#[test]
+fn a_misspelt_key_is_named_with_its_nearest_neighbour() {
+    let text = demo().replace("hidden_size =", "hiden_size =");
+    let message = parse(&text, "demo.toml", &[]).unwrap_err().to_string();
+    assert!(message.contains("`model.hiden_size`; did you mean `hidden_size`?"), "{message}");
+    check_refused(&["train.globl_batch_size=8"], &["train.globl_batch_size", "`global_batch_size`"]);
+    check_refused(&["trian.global_batch_size=8"], &["[trian]", "`train`"]);
+}
+
+#[test]
+fn a_missing_key_is_named() {
+    let text = demo().replace("seed = 12345", "");
+    let message = parse(&text, "demo.toml", &[]).unwrap_err().to_string();
+    assert!(message.contains("`run.seed` is missing"), "{message}");
+}
+
+#[test]
+fn a_wrong_type_is_reported_with_its_line() {
+    let text = demo().replace("seed = 12345", "seed = \"many\"");
+    let message = parse(&text, "demo.toml", &[]).unwrap_err().to_string();
+    assert!(message.contains("line ") && message.contains("seed"), "{message}");
+    check_refused(&["train.precision=f16"], &["f16", "f32"]);
+}
+
+#[test]
+fn values_out_of_range_are_refused_with_what_is_expected() {
+    check_refused(&["masking.mlm_probability=1.5"], &["masking.mlm_probability", "1.5", "0.9"]);
+    check_refused(&["train.global_batch_size=65"], &["train.global_batch_size", "65", "multiple", "16"]);
+    check_refused(&["data.max_seq_length=513"], &["data.max_seq_length", "513", "512"]);
+    check_refused(&["model.num_attention_heads=3"], &["model.num_attention_heads", "divisor", "128"]);
+    check_refused(&["masking.replace.mask=0.9"], &["masking.replace", "add up to 1"]);
+    check_refused(&["run.name=a/b"], &["run.name", "plain folder name"]);
+    check_refused(&["schedule.total_steps=0"], &["schedule.total_steps", "above 0"]);
+    check_refused(&["train.micro_batch_size=0"], &["train.micro_batch_size", "above 0"]);
+    check_refused(&["model.hidden_act=swish"], &["model.hidden_act", "swish", "relu"]);
+}
+
+#[test]
+fn overrides_that_are_none_are_refused() {
+    check_refused(&["run.name"], &["--set run.name", "section.key=value"]);
+    check_refused(&["name=x"], &["--set name=x", "section.key=value"]);
+    check_refused(&["masking.replace.mass=0.5"], &["no part `mass`"]);
+}
+
+#[test]
+fn only_keys_that_change_numbers_are_hashed() {
+    let hash = |overrides: &[&str]| config_hash(&load_demo(overrides).unwrap()).unwrap();
+    let base = hash(&[]);
+    for free in ["run.name=x", "run.threads_per_rank=1", "checkpoint.keep_last=9", "log.level=debug"] {
+        assert_eq!(hash(&[free]), base, "{free}");
+    }
+    for binding in ["run.seed=1", "train.micro_batch_size=8", "optimizer.epsilon=1e-8", "schedule.total_steps=9"] {
+        assert_ne!(hash(&[binding]), base, "{binding}");
+    }
+}
+
+#[test]
+fn differences_name_the_keys() {
+    let keys = |overrides: &[&str]| numeric_keys(&load_demo(overrides).unwrap()).unwrap();
+    let found = differences(&keys(&[]), &keys(&["run.seed=1", "optimizer.epsilon=1e-8"]));
+    assert_eq!(found, ["run.seed: 12345 -> 1", "optimizer.epsilon: 1e-6 -> 1e-8"]);
+}

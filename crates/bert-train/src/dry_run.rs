@@ -1,0 +1,65 @@
+//! `--dry-run`: what would be trained, in numbers, without training.
+//!
+//! Owns the arithmetic of the plan. Opens the tokenizer only, since the vocabulary decides the size of the model.
+
+use std::fmt::Write;
+
+use bert_coordinator::sums_like_one_rank;
+use bert_data::Tokenizer;
+use bert_model::ParameterLayout;
+
+use crate::{
+    config::{Config, OptimizerState},
+    data_settings, machine,
+    error::TrainError,
+};
+
+/// Bytes of an `f32`.
+const F32_BYTES: usize = 4;
+
+/// The plan as readable lines.
+///
+/// # Errors
+///
+/// [`TrainError::Data`] if the tokenizer cannot be read.
+pub fn plan(config: &Config, num_ranks: usize, num_local_ranks: usize) -> Result<String, TrainError> {
+    let tokenizer = Tokenizer::from_vocab_file(&config.data.tokenizer, config.data.lowercase)?;
+    let layout = ParameterLayout::new(&data_settings::model_config(config, tokenizer.vocab_size()));
+    let num_parameters = layout.num_elements();
+    let num_slots = config.num_slots();
+    let num_threads = machine::num_threads(config.run.threads_per_rank, num_local_ranks);
+    let exchanged = 2 * num_parameters * F32_BYTES * (num_ranks - 1) / num_ranks;
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing into a string cannot fail.
+        let _ = writeln!(text, "# {name:<28} {value}");
+    };
+    line("parameters", num_parameters.to_string());
+    line("vocabulary", tokenizer.vocab_size().to_string());
+    line("ranks x threads", format!("{num_ranks} x {num_threads}"));
+    line("slots of a step", format!("{num_slots} of {} sequences", config.train.micro_batch_size));
+    line("slots per rank", format!("{:.2}", num_slots as f64 / num_ranks as f64));
+    line("same bits as with one rank", if sums_like_one_rank(num_slots, num_ranks) { "yes" } else { "no" }.to_string());
+    line("optimizer state per rank", megabytes(optimizer_bytes(config, num_parameters, num_ranks)));
+    line("parameters, gradients per rank", megabytes(2 * num_parameters * F32_BYTES));
+    line("sent per rank and step", megabytes(exchanged));
+    for bucket in &layout.buckets {
+        line(&format!("bucket `{}`", bucket.name), megabytes(bucket.num_elements * F32_BYTES));
+    }
+    let built = config.data.shards.join("manifest.json").exists();
+    line("shards", format!("{} ({})", config.data.shards.display(), if built { "built" } else { "built at start" }));
+    line("run folder", config.run_dir().display().to_string());
+    Ok(text.trim_end().to_string())
+}
+
+fn optimizer_bytes(config: &Config, num_parameters: usize, num_ranks: usize) -> usize {
+    let moments = 2 * num_parameters * F32_BYTES;
+    match config.distributed.optimizer_state {
+        OptimizerState::Sharded => moments / num_ranks,
+        OptimizerState::Replicated => moments,
+    }
+}
+
+fn megabytes(bytes: usize) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}

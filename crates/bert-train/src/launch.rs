@@ -1,0 +1,143 @@
+//! Starting the ranks: one process of a launcher, one process alone, or threads of this process.
+//!
+//! Owns the way into a [`Session`](crate::session::Session) and back. Never prints.
+
+use std::{env, thread, time::Duration};
+
+use bert_coordinator::{Coordinator, CoordinatorOptions, Launch, LauncherInfo, ThreadCommunicator};
+
+use crate::{
+    config::Config,
+    error::TrainError,
+    run_dir::RunDir,
+    screen::{Screen, start_logging},
+    session::{Outcome, Session},
+    setup,
+    signals::StopFlag,
+    trainer::Trainer,
+};
+
+/// What became of a rank.
+#[derive(Debug)]
+pub struct RankRun {
+    /// How the run ended.
+    pub outcome: Outcome,
+    /// Samples in readable text (`--debug`, rank 0).
+    pub samples: Vec<String>,
+}
+
+/// Joins the other ranks of the launcher, or starts alone.
+///
+/// # Errors
+///
+/// [`TrainError`] if the ranks cannot be joined.
+pub fn connect(launcher: Option<&LauncherInfo>, timeout_seconds: f64) -> Result<Coordinator, TrainError> {
+    let has_peers = launcher.is_some_and(LauncherInfo::has_peers);
+    let launch = if has_peers { Launch::Mpi } else { Launch::Solo };
+    let options = CoordinatorOptions { timeout: Duration::from_secs_f64(timeout_seconds) };
+    Ok(Coordinator::launch(launch, options)?)
+}
+
+/// Ranks that share this machine, as far as the launcher tells.
+fn num_local_ranks(launcher: Option<&LauncherInfo>, num_ranks: usize) -> usize {
+    let names = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE"];
+    let told = names.iter().find_map(|name| env::var(name).ok()?.parse().ok());
+    if launcher.is_some() { told.unwrap_or(num_ranks) } else { num_ranks }
+}
+
+/// Runs one rank from the agreed configuration to the end.
+///
+/// # Errors
+///
+/// [`TrainError`], the same on every rank unless a rank is gone.
+pub fn run_rank(
+    config: &Config,
+    coordinator: &Coordinator,
+    launcher: Option<&LauncherInfo>,
+    stop: &StopFlag,
+    is_debug: bool,
+) -> Result<RankRun, TrainError> {
+    let world = coordinator.world();
+    let run_dir = RunDir::new(config.run_dir());
+    setup::check_plan(coordinator, config)?;
+    setup::prepare_run_dir(coordinator, config, &run_dir)?;
+    let screen = if is_debug { Screen::plain() } else { Screen::new(&config.log, config.schedule.total_steps, world.is_first()) };
+    if !is_debug || world.is_first() {
+        start_logging(&config.log, &screen, world.is_first(), &run_dir.log(world.rank()))?;
+    }
+    let num_threads = setup::start_threads(config, num_local_ranks(launcher, world.num_ranks()), is_debug)?;
+    let data = setup::prepare_data(coordinator, config)?;
+    let mut model = setup::prepare_model(coordinator, config, data.tokenizer.vocab_size())?;
+    let identity = setup::prepare_identity(coordinator, config, &data, &model, &run_dir, num_threads)?;
+    let (states, num_steps) = setup::resume(coordinator, config, &run_dir, &identity, &mut model, is_debug)?;
+    let prefetcher = setup::start_prefetch(coordinator, config, &data.data, num_steps)?;
+    let samples = if is_debug && world.is_first() { setup::samples(config, &data, num_steps)? } else { Vec::new() };
+    let mut trainer = Trainer::new(config, coordinator, model, states, prefetcher, num_steps)?;
+    let session = Session {
+        config,
+        coordinator,
+        run_dir: &run_dir,
+        data: data.data,
+        tokenizer: data.tokenizer,
+        identity,
+        screen,
+        stop: stop.clone(),
+        is_debug,
+    };
+    Ok(RankRun { outcome: session.train(&mut trainer)?, samples })
+}
+
+/// `--debug`: all ranks as threads of this process, every check on, a few steps, nothing saved.
+///
+/// Returns samples with their masks in readable text.
+///
+/// # Errors
+///
+/// The first broken invariant.
+pub fn debug(config: &Config, stop: &StopFlag) -> Result<Vec<String>, TrainError> {
+    let mut config = config.clone();
+    config.run.name.push_str("-debug");
+    config.checkpoint.resume = "never".to_string();
+    let timeout = Duration::from_secs_f64(config.distributed.timeout_seconds);
+    let config = &config;
+    let runs: Vec<Result<RankRun, TrainError>> = thread::scope(|scope| {
+        let spawn = |member: ThreadCommunicator| {
+            scope.spawn(move || {
+                let coordinator =
+                    Coordinator::launch(Launch::Thread(member), CoordinatorOptions { timeout })?;
+                let run = run_rank(config, &coordinator, None, stop, true)?;
+                coordinator.shutdown()?;
+                Ok(run)
+            })
+        };
+        let threads: Vec<_> = ThreadCommunicator::group(config.debug.num_ranks).into_iter().map(spawn).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|_| Err(TrainError::Setup("a rank panicked".to_string())))
+        };
+        threads.into_iter().map(join).collect()
+    });
+    let mut samples = Vec::new();
+    for run in runs {
+        samples.extend(run?.samples);
+    }
+    Ok(samples)
+}
+
+/// The effective configuration as TOML, with the plan of the run if asked for.
+///
+/// # Errors
+///
+/// [`TrainError`] if the tokenizer, which decides the size of the model, cannot be read (plan only).
+pub fn describe(
+    config: &Config,
+    with_plan: bool,
+    launcher: Option<&LauncherInfo>,
+) -> Result<String, TrainError> {
+    let text = toml::to_string(config).map_err(|error| TrainError::Setup(error.to_string()))?;
+    if !with_plan {
+        return Ok(text.trim_end().to_string());
+    }
+    let num_ranks = launcher.and_then(|launcher| launcher.num_ranks).unwrap_or(1);
+    let plan = crate::dry_run::plan(config, num_ranks, num_local_ranks(launcher, num_ranks))?;
+    Ok(format!("{text}\n{plan}"))
+}

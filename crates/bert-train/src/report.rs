@@ -1,0 +1,135 @@
+//! What rank 0 tells about a run: metrics lines, log lines, the progress bar.
+//!
+//! Owns the window of steps between two lines. Never decides anything about training.
+
+use crate::{
+    control::PhaseSeconds,
+    error::TrainError,
+    eval::mean,
+    metrics::{EvalLine, MetricsFile, Seconds, StepLine},
+    screen::Screen,
+    step::StepReport,
+};
+
+/// Sums over the steps since the last line.
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    num_steps: u64,
+    num_tokens: u64,
+    seconds: PhaseSeconds,
+}
+
+impl Window {
+    fn add(&mut self, report: &StepReport) {
+        self.num_steps += 1;
+        self.num_tokens += report.num_tokens;
+        let (sum, step) = (&mut self.seconds, &report.seconds);
+        sum.step += step.step;
+        sum.data_wait += step.data_wait;
+        sum.forward += step.forward;
+        sum.backward += step.backward;
+        sum.communication_exposed += step.communication_exposed;
+        sum.optimizer += step.optimizer;
+    }
+
+    fn mean_seconds(&self) -> Seconds {
+        let of = |sum: f64| mean(sum, self.num_steps);
+        let sum = &self.seconds;
+        Seconds {
+            step: of(sum.step),
+            data_wait: of(sum.data_wait),
+            forward: of(sum.forward),
+            backward: of(sum.backward),
+            communication_exposed: of(sum.communication_exposed),
+            optimizer: of(sum.optimizer),
+        }
+    }
+}
+
+/// Reports of rank 0; on other ranks it does nothing.
+pub struct Reporter {
+    metrics: Option<MetricsFile>,
+    screen: Screen,
+    window: Window,
+}
+
+impl Reporter {
+    /// Reports to `metrics` (rank 0) and `screen`.
+    #[must_use]
+    pub fn new(metrics: Option<MetricsFile>, screen: Screen) -> Self {
+        Self { metrics, screen, window: Window::default() }
+    }
+
+    /// Takes note of a step; writes a line if one is due.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Io`] if the line cannot be written.
+    pub fn step(&mut self, report: &StepReport, is_due: bool) -> Result<(), TrainError> {
+        self.window.add(report);
+        if !is_due {
+            return Ok(());
+        }
+        let window = std::mem::take(&mut self.window);
+        let Some(metrics) = &mut self.metrics else { return Ok(()) };
+        let line = step_line(report, &window);
+        self.screen.progress(line.step, &format!("loss {:.4}, {:.0} tokens/s", line.loss, line.tokens_per_second));
+        tracing::info!(
+            "step {}: loss {:.4} (mlm {:.4}, nsp {:.4}), accuracy {:.4}, lr {:.3e}, grad norm {:.3}, {:.0} tokens/s",
+            line.step,
+            line.loss,
+            line.mlm_loss,
+            line.nsp_loss,
+            line.mlm_accuracy,
+            line.learning_rate,
+            line.grad_norm,
+            line.tokens_per_second
+        );
+        metrics.write(&line)
+    }
+
+    /// Writes the line of an evaluation.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Io`] if the line cannot be written.
+    pub fn evaluation(&mut self, line: &EvalLine) -> Result<(), TrainError> {
+        let Some(metrics) = &mut self.metrics else { return Ok(()) };
+        tracing::info!(
+            "held-out after step {}: mlm loss {:.4} (unigram entropy {:.4}, ln V {:.4}), accuracy {:.4}, \
+             nsp accuracy {:.4} (majority {:.4})",
+            line.step,
+            line.mlm_loss,
+            line.unigram_entropy,
+            line.ln_vocab_size,
+            line.mlm_accuracy,
+            line.nsp_accuracy,
+            line.majority_nsp
+        );
+        metrics.write(line)
+    }
+}
+
+fn step_line(report: &StepReport, window: &Window) -> StepLine {
+    let losses = &report.losses;
+    let mlm_loss = mean(losses.mlm_loss_sum, losses.num_masked);
+    let nsp_loss = mean(losses.nsp_loss_sum, losses.num_pairs);
+    StepLine {
+        kind: "train".to_string(),
+        step: report.step,
+        epoch: report.epoch,
+        loss: mlm_loss + nsp_loss,
+        mlm_loss,
+        nsp_loss,
+        mlm_accuracy: mean(losses.mlm_correct as f64, losses.num_masked),
+        nsp_accuracy: mean(losses.nsp_correct as f64, losses.num_pairs),
+        masked_tokens: losses.num_masked,
+        learning_rate: report.learning_rate,
+        grad_norm: report.grad_norm,
+        param_norm: report.param_norm.unwrap_or_default(),
+        tokens_per_second: window.num_tokens as f64 / window.seconds.step.max(f64::MIN_POSITIVE),
+        padded_share: 1.0 - mean(report.num_tokens as f64, report.num_positions),
+        seconds: window.mean_seconds(),
+        peak_rss_bytes: report.peak_rss_bytes,
+    }
+}

@@ -1,0 +1,224 @@
+//! From a configuration to everything a run needs, agreed on by all ranks.
+//!
+//! Owns the order of the phases before the first step, and the translation of sections into the settings of the
+//! other crates. Every phase ends in an agreement: a rank that fails takes the others with it, with one message.
+
+use std::{path::Path, sync::Arc};
+
+use bert_coordinator::{Coordinator, LauncherInfo, slots_of_rank, sums_like_one_rank};
+use bert_data::{Corpus, Prefetcher, PretrainData, Tokenizer};
+use bert_model::{BackendKind, ParameterLayout, PretrainModel};
+use bert_random::{Key, Purpose};
+
+use crate::{
+    config::{Config, fingerprint},
+    data_settings,
+    error::TrainError,
+    machine,
+    optimizer::BucketState,
+    ranks::{agree, together},
+    run_dir::{RunDir, RunRecord},
+    saver::{self, Identity},
+    trainer::zero_states,
+};
+
+/// Text and tokenizer of a run.
+pub struct PreparedData {
+    /// Batches and held-out samples.
+    pub data: Arc<PretrainData>,
+    /// The tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Fingerprint of the token shards.
+    pub corpus_fingerprint: String,
+}
+
+/// Makes or checks the run folder.
+///
+/// # Errors
+///
+/// [`TrainError`] on every rank if it cannot be written or belongs to another configuration.
+pub fn prepare_run_dir(coordinator: &Coordinator, config: &Config, run_dir: &RunDir) -> Result<(), TrainError> {
+    let is_first = coordinator.world().is_first();
+    let prepared = if is_first { run_dir.create().and_then(|()| run_dir.check_same_run(config)) } else { Ok(()) };
+    agree(coordinator, "run folder", prepared)
+}
+
+/// Opens tokenizer and shards; builds the shards on first use, each rank its share.
+///
+/// # Errors
+///
+/// [`TrainError`] on every rank.
+pub fn prepare_data(coordinator: &Coordinator, config: &Config) -> Result<PreparedData, TrainError> {
+    let tokenizer = agree(coordinator, "tokenizer", open_tokenizer(config))?;
+    let tokenizer = Arc::new(tokenizer);
+    build_shards(coordinator, config, &tokenizer)?;
+    together(coordinator, "corpus", || {
+        let corpus = Corpus::open(&config.data.shards, &tokenizer)?;
+        let corpus_fingerprint = corpus.fingerprint().to_string();
+        let settings = data_settings::pretrain_data(config);
+        let data = PretrainData::new(Arc::new(corpus), &tokenizer, settings)?;
+        Ok(PreparedData { data: Arc::new(data), tokenizer: Arc::clone(&tokenizer), corpus_fingerprint })
+    })
+}
+
+fn open_tokenizer(config: &Config) -> Result<Tokenizer, TrainError> {
+    Ok(Tokenizer::from_vocab_file(&config.data.tokenizer, config.data.lowercase)?)
+}
+
+/// The slots can be shared by these ranks; says where bit-identity does not hold.
+///
+/// # Errors
+///
+/// [`TrainError`] on every rank if they cannot.
+pub fn check_plan(coordinator: &Coordinator, config: &Config) -> Result<(), TrainError> {
+    let world = coordinator.world();
+    let slots = slots_of_rank(config.num_slots(), world).map_err(bert_coordinator::CoordinatorError::from);
+    agree(coordinator, "plan", slots.map(drop).map_err(TrainError::from))?;
+    if world.is_first() && !sums_like_one_rank(config.num_slots(), world.num_ranks()) {
+        tracing::warn!(
+            "{} slots over {} ranks: the weights differ in the last bits from those of 1, 2, 4 or 8 ranks",
+            config.num_slots(),
+            world.num_ranks()
+        );
+    }
+    Ok(())
+}
+
+/// Sets the size of the compute pool of this process; returns it.
+///
+/// # Errors
+///
+/// [`TrainError`] if the pool cannot be started.
+pub fn start_threads(config: &Config, num_local_ranks: usize, is_debug: bool) -> Result<usize, TrainError> {
+    let num_threads = machine::num_threads(config.run.threads_per_rank, num_local_ranks);
+    let started = rayon::ThreadPoolBuilder::new().num_threads(num_threads).build_global();
+    match started {
+        // The ranks of a debug run share the pool that the first of them started.
+        Err(_) if is_debug => Ok(num_threads),
+        Err(error) => Err(TrainError::Setup(format!("no compute threads: {error}"))),
+        Ok(()) => Ok(num_threads),
+    }
+}
+
+/// The model with its first weights: keyed by the seed, or read from `init.from`.
+///
+/// # Errors
+///
+/// [`TrainError`] on every rank.
+pub fn prepare_model(
+    coordinator: &Coordinator,
+    config: &Config,
+    vocab_size: usize,
+) -> Result<PretrainModel, TrainError> {
+    let model_config = data_settings::model_config(config, vocab_size);
+    let key = Key::new(config.run.seed, Purpose::Init);
+    let built = PretrainModel::init(&model_config, key, BackendKind::Flex).map_err(TrainError::from);
+    let mut model = agree(coordinator, "model", built)?;
+    if config.init.from != "scratch" {
+        let folder = model_folder(Path::new(&config.init.from));
+        let layout = model.layout().clone();
+        let loaded = together(coordinator, "initial weights", || saver::read_parameters(&folder, &layout))?;
+        for (idx, values) in loaded.iter().enumerate() {
+            model.write_bucket(idx, values);
+        }
+    }
+    Ok(model)
+}
+
+/// A checkpoint holds its model in a sub-folder; a Hugging Face folder is one itself.
+fn model_folder(path: &Path) -> std::path::PathBuf {
+    let inner = path.join("model");
+    if inner.is_dir() { inner } else { path.to_path_buf() }
+}
+
+/// Hash over names, shapes and order of all parameters.
+fn layout_hash(layout: &ParameterLayout) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for parameter in layout.buckets.iter().flat_map(|bucket| &bucket.parameters) {
+        hasher.update(format!("{} {:?}\n", parameter.name, parameter.shape).as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Compares with the other ranks whatever must be equal before the first step, and records it.
+///
+/// # Errors
+///
+/// [`TrainError`] naming the item and the ranks that differ.
+pub fn prepare_identity(
+    coordinator: &Coordinator,
+    config: &Config,
+    data: &PreparedData,
+    model: &PretrainModel,
+    run_dir: &RunDir,
+    num_threads: usize,
+) -> Result<Identity, TrainError> {
+    let json = |error: serde_json::Error| TrainError::Setup(error.to_string());
+    let identity = Identity {
+        config_hash: fingerprint::config_hash(config).map_err(json)?,
+        corpus_fingerprint: data.corpus_fingerprint.clone(),
+        tokenizer_fingerprint: data.tokenizer.fingerprint().to_string(),
+        layout_hash: layout_hash(model.layout()),
+        init_from: config.init.from.clone(),
+    };
+    let version = env!("CARGO_PKG_VERSION").to_string();
+    coordinator.check_equal(&[
+        ("program version", version.clone()),
+        ("configuration", identity.config_hash.clone()),
+        ("optimizer state", format!("{:?}", config.distributed.optimizer_state)),
+        ("rhythm", format!("{:?} {:?}", config.checkpoint, config.train)),
+        ("tokenizer", identity.tokenizer_fingerprint.clone()),
+        ("corpus", identity.corpus_fingerprint.clone()),
+        ("parameter layout", identity.layout_hash.clone()),
+    ])?;
+    let world = coordinator.world();
+    let record = RunRecord {
+        version,
+        communicator: coordinator.library().to_string(),
+        num_ranks: world.num_ranks(),
+        threads_per_rank: num_threads,
+        backend: "flex".to_string(),
+        corpus_fingerprint: identity.corpus_fingerprint.clone(),
+        tokenizer_fingerprint: identity.tokenizer_fingerprint.clone(),
+        layout_hash: identity.layout_hash.clone(),
+        config_hash: identity.config_hash.clone(),
+        numeric_keys: fingerprint::numeric_keys(config).map_err(json)?,
+        init_from: identity.init_from.clone(),
+    };
+    let written = if world.is_first() { run_dir.write_record(config, &record) } else { Ok(()) };
+    agree(coordinator, "run record", written)?;
+    tracing::info!(
+        "{} parameters, {} ranks x {} threads, backend flex ({}), {}",
+        model.layout().num_elements(),
+        world.num_ranks(),
+        num_threads,
+        "pure Rust, the only one compiled in",
+        coordinator.library()
+    );
+    Ok(identity)
+}
+
+/// Optimizer state and completed steps: from a checkpoint, or zero.
+///
+/// # Errors
+///
+/// [`TrainError`] on every rank.
+pub fn resume(
+    coordinator: &Coordinator,
+    config: &Config,
+    run_dir: &RunDir,
+    identity: &Identity,
+    model: &mut PretrainModel,
+    is_debug: bool,
+) -> Result<(Vec<BucketState>, u64), TrainError> {
+    let mut states = zero_states(config, coordinator, model.layout());
+    if is_debug {
+        return Ok((states, 0));
+    }
+    let checkpoints = run_dir.checkpoints();
+    let found = saver::find(coordinator, &config.checkpoint.resume, run_dir.root(), &checkpoints, identity)?;
+    let Some((path, step)) = found else { return Ok((states, 0)) };
+    saver::load(coordinator, &path, model, &mut states)?;
+    tracing::info!("continuing after step {step} from {}", path.display());
+    Ok((states, step))
+}

@@ -1,0 +1,156 @@
+//! One optimization step on one rank.
+//!
+//! Owns the order of a step: batch, forward and backward with reduction, verdict, clip, update, gather. The parts
+//! are in [`crate::trainer`]; nothing here opens a file or decides when to log, evaluate or save.
+
+use bert_coordinator::ReducedSlice;
+use bert_model::BatchLosses;
+
+use crate::{
+    control::{BatchCounts, ControlWord, PhaseSeconds, sum_counts, sum_losses},
+    error::TrainError,
+    optimizer::{Update, clip_factor, global_norm},
+    phase::PhaseClock,
+    schedule::learning_rate,
+    trainer::{LocalState, Trainer},
+    verdict::Verdict,
+};
+
+/// What a step did, the same on every rank but for the times.
+#[derive(Clone, Debug)]
+pub struct StepReport {
+    /// Number of this step, from 1.
+    pub step: u64,
+    /// Epoch of its first sample.
+    pub epoch: u64,
+    /// Losses over the global batch.
+    pub losses: BatchLosses,
+    /// Learning rate used.
+    pub learning_rate: f64,
+    /// Norm of the whole gradient before clipping.
+    pub grad_norm: f64,
+    /// Norm of all parameters after the update, where it was asked for.
+    pub param_norm: Option<f64>,
+    /// Real tokens of the global batch.
+    pub num_tokens: u64,
+    /// Positions of the global batch, padding included.
+    pub num_positions: u64,
+    /// Largest peak memory of a rank.
+    pub peak_rss_bytes: u64,
+    /// Times of this rank.
+    pub seconds: PhaseSeconds,
+    /// A rank was asked to stop after this step.
+    pub wants_stop: bool,
+    /// A rank cannot go on after this step: exit code and reason.
+    pub failure: Option<(i32, String)>,
+}
+
+impl Trainer<'_> {
+    /// Makes one step.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError`], the same on every rank: a gradient is not finite, a rank could not compute its part, or a
+    /// rank is gone. The parameters are then as before the step, or the run ends anyway.
+    pub fn step(&mut self, local: &LocalState, with_param_norm: bool) -> Result<StepReport, TrainError> {
+        let mut clock = PhaseClock::start();
+        let step = self.num_steps + 1;
+        let batches = self.take_batches()?;
+        let outcome = self.forward_backward(step, &batches, &mut clock);
+        let next = self.fetch_next();
+        clock.lap(|seconds| &mut seconds.data_wait);
+        let slices = self.finish_reduction()?;
+        let word = self.control_word(step, local, &batches, outcome, next, &slices);
+        let words = self.exchange(&word)?;
+        clock.lap(|seconds| &mut seconds.communication_exposed);
+
+        let block_norms = self.block_norms_in_order(&words);
+        Verdict::of(step, &words, &block_norms, &self.block_names()).into_result()?;
+        let grad_norm = global_norm(block_norms);
+        let rate = learning_rate(&self.config.schedule, self.num_steps);
+        let clip_factor = clip_factor(grad_norm, self.config.optimizer.max_grad_norm);
+        self.update(Update { learning_rate: rate, step, clip_factor }, slices, &mut clock)?;
+        let param_norm = self.gather_parameters(with_param_norm)?;
+        clock.lap(|seconds| &mut seconds.communication_exposed);
+
+        self.num_steps = step;
+        self.counts = sum_counts(words.iter().map(|word| word.next_counts));
+        self.last_seconds = clock.seconds();
+        Ok(self.report(batches.epoch, rate, grad_norm, param_norm, &words))
+    }
+
+    fn report(
+        &self,
+        epoch: u64,
+        learning_rate: f64,
+        grad_norm: f64,
+        param_norm: Option<f64>,
+        words: &[ControlWord],
+    ) -> StepReport {
+        StepReport {
+            step: self.num_steps,
+            epoch,
+            losses: sum_losses(words.iter().flat_map(|word| &word.slots)),
+            learning_rate,
+            grad_norm,
+            param_norm,
+            num_tokens: words.iter().map(|word| word.num_tokens).sum(),
+            num_positions: words.iter().map(|word| word.num_positions).sum(),
+            peak_rss_bytes: words.iter().map(|word| word.peak_rss_bytes).max().unwrap_or(0),
+            seconds: self.last_seconds,
+            wants_stop: words.iter().any(|word| word.wants_stop),
+            failure: words.iter().find_map(|word| word.failure.clone()),
+        }
+    }
+
+    /// Squared norms of this rank's blocks, bucket by bucket.
+    pub(crate) fn own_block_norms(&self, slices: &[ReducedSlice]) -> Vec<f64> {
+        let world = self.coordinator.world();
+        let mut norms = Vec::new();
+        for (plan, slice) in self.plans.iter().zip(slices) {
+            for block in plan.blocks_of_rank(world.rank(), world.num_ranks()) {
+                let start = block.offset - slice.range.start;
+                norms.push(bert_kernels::slices::squared_norm(&slice.values[start..start + block.len]));
+            }
+        }
+        norms
+    }
+
+    /// The squared norms of all ranks in the order of the blocks, which does not depend on the ranks.
+    fn block_norms_in_order(&self, words: &[ControlWord]) -> Vec<f64> {
+        let mut norms = Vec::new();
+        let mut used = vec![0; words.len()];
+        for plan in &self.plans {
+            for (rank, word) in words.iter().enumerate() {
+                let num_blocks = plan.blocks_of_rank(rank, words.len()).len();
+                let start = used[rank].min(word.block_norms.len());
+                let end = (start + num_blocks).min(word.block_norms.len());
+                norms.extend_from_slice(&word.block_norms[start..end]);
+                used[rank] = end;
+            }
+        }
+        norms
+    }
+
+    /// Name of the parameter of every block, in block order.
+    fn block_names(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        for (plan, bucket) in self.plans.iter().zip(&self.layout.buckets) {
+            for block in plan.blocks() {
+                let holds = |offset: usize, len: usize| (offset..offset + len).contains(&block.offset);
+                let parameter = bucket.parameters.iter().find(|spec| holds(spec.offset, spec.num_elements));
+                names.push(parameter.map_or(bucket.name.as_str(), |spec| spec.name.as_str()));
+            }
+        }
+        names
+    }
+}
+
+/// Counts of the own slots of a step.
+#[must_use]
+pub fn count_batch(batches: &bert_data::StepBatches) -> BatchCounts {
+    sum_counts(batches.micro_batches.iter().map(|batch| BatchCounts {
+        num_masked: batch.mlm_labels.len() as u64,
+        num_pairs: batch.nsp_labels.len() as u64,
+    }))
+}

@@ -1,0 +1,347 @@
+//! The state of training on one rank, and the parts of a step.
+//!
+//! Owns the model, the optimizer's state and the batch that is ready. The order of the parts is in [`crate::step`].
+
+use bert_coordinator::{Block, BucketPlan, Coordinator, ReducedSlice, SlotTree};
+use bert_data::{DataError, MicroBatch, Prefetcher, StepBatches};
+use bert_kernels::slices;
+use bert_model::{
+    BatchLosses, GradientSink, LossScale, ParameterLayout, PretrainBatch, PretrainModel,
+};
+use bert_random::{Key, Purpose};
+
+use crate::{
+    config::{Config, OptimizerState},
+    control::{BatchCounts, ControlWord, PhaseSeconds, sum_counts},
+    error::TrainError,
+    machine,
+    optimizer::{BucketState, Update, update_bucket},
+    phase::PhaseClock,
+    step::count_batch,
+};
+
+/// Training on one rank.
+pub struct Trainer<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) coordinator: &'a Coordinator,
+    /// The model with the current parameters.
+    pub model: PretrainModel,
+    pub(crate) layout: ParameterLayout,
+    pub(crate) plans: Vec<BucketPlan>,
+    /// Optimizer state of the own range of each bucket.
+    pub states: Vec<BucketState>,
+    trees: Vec<SlotTree>,
+    own_params: Vec<Vec<f32>>,
+    prefetcher: Prefetcher,
+    ready: Option<StepBatches>,
+    /// Counts of the global batch that is ready.
+    pub(crate) counts: BatchCounts,
+    /// Completed steps.
+    pub num_steps: u64,
+    pub(crate) last_seconds: PhaseSeconds,
+}
+
+/// What a rank has to tell the others at the next step.
+#[derive(Clone, Debug, Default)]
+pub struct LocalState {
+    /// A signal asked this rank to save and stop.
+    pub wants_stop: bool,
+    /// This rank cannot go on after the step: exit code and reason.
+    pub failure: Option<(i32, String)>,
+}
+
+/// Blocks of a bucket, from its tensors.
+#[must_use]
+pub fn bucket_plans(layout: &ParameterLayout) -> Vec<BucketPlan> {
+    let lens = |bucket: &bert_model::BucketLayout| -> Vec<usize> {
+        bucket.parameters.iter().map(|parameter| parameter.num_elements).collect()
+    };
+    layout.buckets.iter().map(|bucket| BucketPlan::from_tensor_lens(&lens(bucket))).collect()
+}
+
+/// Zero moments for what this rank updates.
+#[must_use]
+pub fn zero_states(config: &Config, coordinator: &Coordinator, layout: &ParameterLayout) -> Vec<BucketState> {
+    let world = coordinator.world();
+    let plans = bucket_plans(layout);
+    let own_range = |plan: &BucketPlan, num_elements| match config.distributed.optimizer_state {
+        OptimizerState::Sharded => plan.slice_of_rank(world.rank(), world.num_ranks()),
+        OptimizerState::Replicated => 0..num_elements,
+    };
+    let buckets = layout.buckets.iter().zip(&plans);
+    buckets.map(|(bucket, plan)| BucketState::new(bucket, own_range(plan, bucket.num_elements))).collect()
+}
+
+impl<'a> Trainer<'a> {
+    /// Takes over a model and optimizer state after `num_steps` updates and fetches the first batch.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError`] if the first batch cannot be made on some rank.
+    pub fn new(
+        config: &'a Config,
+        coordinator: &'a Coordinator,
+        model: PretrainModel,
+        states: Vec<BucketState>,
+        prefetcher: Prefetcher,
+        num_steps: u64,
+    ) -> Result<Self, TrainError> {
+        let layout = model.layout().clone();
+        let plans = bucket_plans(&layout);
+        let own_params = own_params(&model, &layout, &states);
+        coordinator.set_buckets(plans.clone())?;
+        let trees = layout.buckets.iter().map(|_| SlotTree::new()).collect();
+        let mut trainer = Self {
+            config,
+            coordinator,
+            model,
+            layout,
+            plans,
+            states,
+            trees,
+            own_params,
+            prefetcher,
+            ready: None,
+            counts: BatchCounts::default(),
+            num_steps,
+            last_seconds: PhaseSeconds::default(),
+        };
+        trainer.fetch_first()?;
+        Ok(trainer)
+    }
+
+    fn fetch_first(&mut self) -> Result<(), TrainError> {
+        let first = self.prefetcher.next_step().map_err(TrainError::from);
+        let batches = crate::ranks::agree(self.coordinator, "first batch", first)?;
+        let own = count_batch(&batches);
+        let word = ControlWord { next_counts: own, ..ControlWord::default() };
+        self.counts = sum_counts(self.exchange(&word)?.iter().map(|word| word.next_counts));
+        self.ready = Some(batches);
+        Ok(())
+    }
+
+    pub(crate) fn take_batches(&mut self) -> Result<StepBatches, TrainError> {
+        self.ready.take().ok_or_else(|| TrainError::Setup("a step was begun without a batch".to_string()))
+    }
+
+    /// Makes the batch of the next step ready and counts it.
+    pub(crate) fn fetch_next(&mut self) -> Result<BatchCounts, DataError> {
+        let batches = self.prefetcher.next_step()?;
+        let counts = count_batch(&batches);
+        self.ready = Some(batches);
+        Ok(counts)
+    }
+
+    /// Runs all own slots; the buckets go to the reduction while the last slot is still in its backward pass.
+    pub(crate) fn forward_backward(
+        &mut self,
+        step: u64,
+        batches: &StepBatches,
+        clock: &mut PhaseClock,
+    ) -> Result<Vec<BatchLosses>, TrainError> {
+        let dropout = Key::new(self.config.run.seed, Purpose::Dropout).with(step);
+        let scale = loss_scale(self.counts);
+        let num_slots = batches.micro_batches.len();
+        let mut losses = Vec::with_capacity(num_slots);
+        for (idx, batch) in batches.micro_batches.iter().enumerate() {
+            let mut sink = SlotSink {
+                trees: &mut self.trees,
+                reduction: (idx + 1 == num_slots).then_some(self.coordinator),
+                num_buckets_done: 0,
+                clock,
+                error: None,
+            };
+            let key = dropout.with(batch.slot as u64);
+            let result = self.model.train_micro_batch(&view(batch), key, scale, &mut sink);
+            let (num_done, error) = (sink.num_buckets_done, sink.error.take());
+            clock.lap(|seconds| &mut seconds.backward);
+            match (result, error) {
+                (Ok(slot_losses), None) => losses.push(slot_losses),
+                (Ok(_), Some(error)) => return Err(error.into()),
+                (Err(error), _) => {
+                    self.reduce_zeros(num_done);
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(losses)
+    }
+
+    /// Takes part in the reduction of a step that this rank could not compute: the others must not wait.
+    fn reduce_zeros(&mut self, first_bucket: usize) {
+        for (idx, bucket) in self.layout.buckets.iter().enumerate().skip(first_bucket) {
+            self.trees[idx] = SlotTree::new();
+            // A dead communication thread is reported by the finish of the reduction.
+            let _ = self.coordinator.reduce_start(idx, vec![0.0; bucket.num_elements]);
+        }
+    }
+
+    /// Waits for the own slices of all buckets.
+    pub(crate) fn finish_reduction(&mut self) -> Result<Vec<ReducedSlice>, TrainError> {
+        let mut slices = Vec::with_capacity(self.plans.len());
+        for (idx, tree) in self.trees.iter_mut().enumerate() {
+            let mut slice = self.coordinator.reduce_finish(idx)?;
+            tree.give_back(std::mem::take(&mut slice.buffer));
+            slices.push(slice);
+        }
+        Ok(slices)
+    }
+
+    pub(crate) fn control_word(
+        &self,
+        step: u64,
+        local: &LocalState,
+        batches: &StepBatches,
+        outcome: Result<Vec<BatchLosses>, TrainError>,
+        next: Result<BatchCounts, DataError>,
+        slices: &[ReducedSlice],
+    ) -> ControlWord {
+        let is_spoiled = outcome.is_err();
+        let words_of = |error: &TrainError| {
+            let failure = error.to_failure();
+            (failure.exit_code, failure.message)
+        };
+        let model_failure = outcome.as_ref().err().map(words_of);
+        let next = next.map_err(TrainError::from);
+        let data_failure = next.as_ref().err().map(words_of);
+        ControlWord {
+            step,
+            is_spoiled,
+            wants_stop: local.wants_stop,
+            num_tokens: batches.micro_batches.iter().flat_map(|batch| &batch.lengths).map(|len| u64::from(*len)).sum(),
+            num_positions: batches.micro_batches.iter().map(|batch| batch.input_ids.len() as u64).sum(),
+            next_counts: next.unwrap_or_default(),
+            peak_rss_bytes: machine::peak_rss_bytes(),
+            seconds: self.last_seconds,
+            slots: outcome.unwrap_or_default(),
+            block_norms: self.own_block_norms(slices),
+            failure: model_failure.or(data_failure).or_else(|| local.failure.clone()),
+        }
+    }
+
+    /// Gathers the words of all ranks.
+    pub(crate) fn exchange(&self, word: &ControlWord) -> Result<Vec<ControlWord>, TrainError> {
+        let gathered = self.coordinator.all_gather_bytes("control word", &word.encode())?;
+        let mut words = Vec::with_capacity(gathered.len());
+        for (rank, bytes) in gathered.iter().enumerate() {
+            match ControlWord::decode(bytes) {
+                Some(other) if other.step == word.step => words.push(other),
+                _ => {
+                    return Err(TrainError::Setup(format!(
+                        "rank {rank} sent another control word than that of step {}",
+                        word.step
+                    )));
+                }
+            }
+        }
+        Ok(words)
+    }
+
+    /// Updates the own range of every bucket and sends the new parameters on their way.
+    pub(crate) fn update(
+        &mut self,
+        update: Update,
+        slices: Vec<ReducedSlice>,
+        clock: &mut PhaseClock,
+    ) -> Result<(), TrainError> {
+        let section = &self.config.optimizer;
+        for (idx, slice) in slices.into_iter().enumerate() {
+            let grads = match self.config.distributed.optimizer_state {
+                OptimizerState::Sharded => slice.values,
+                OptimizerState::Replicated => self.gather_gradient(idx, slice.values)?,
+            };
+            clock.lap(|seconds| &mut seconds.communication_exposed);
+            let params = &mut self.own_params[idx];
+            update_bucket(&mut self.states[idx], section, update, params, &grads);
+            if self.config.distributed.optimizer_state == OptimizerState::Sharded {
+                self.coordinator.gather_start(idx, params.clone())?;
+            }
+            clock.lap(|seconds| &mut seconds.optimizer);
+        }
+        Ok(())
+    }
+
+    fn gather_gradient(&self, bucket_idx: usize, own: Vec<f32>) -> Result<Vec<f32>, TrainError> {
+        self.coordinator.gather_start(bucket_idx, own)?;
+        Ok(self.coordinator.gather_finish(bucket_idx)?)
+    }
+
+    /// Puts the new parameters of all ranks into the model; returns their norm if asked for.
+    pub(crate) fn gather_parameters(&mut self, with_norm: bool) -> Result<Option<f64>, TrainError> {
+        let mut squared_norm = 0.0;
+        for (idx, plan) in self.plans.iter().enumerate() {
+            let is_sharded = self.config.distributed.optimizer_state == OptimizerState::Sharded;
+            let gathered = if is_sharded { Some(self.coordinator.gather_finish(idx)?) } else { None };
+            let params = gathered.as_ref().unwrap_or(&self.own_params[idx]);
+            self.model.write_bucket(idx, params);
+            if with_norm {
+                let norm_of = |block: &Block| slices::squared_norm(&params[block.offset..block.offset + block.len]);
+                squared_norm += plan.blocks().iter().map(norm_of).sum::<f64>();
+            }
+            if let Some(buffer) = gathered {
+                self.coordinator.recycle(buffer);
+            }
+        }
+        Ok(with_norm.then(|| squared_norm.sqrt()))
+    }
+}
+
+/// The own range of every bucket of the model's parameters.
+fn own_params(
+    model: &PretrainModel,
+    layout: &ParameterLayout,
+    states: &[BucketState],
+) -> Vec<Vec<f32>> {
+    let read_own = |(idx, (bucket, state)): (usize, (&bert_model::BucketLayout, &BucketState))| {
+        let mut whole = vec![0.0; bucket.num_elements];
+        model.read_bucket(idx, &mut whole);
+        whole[state.range.clone()].to_vec()
+    };
+    layout.buckets.iter().zip(states).enumerate().map(read_own).collect()
+}
+
+/// Loss = MLM sum / masked tokens of the global batch + NSP sum / pairs of the global batch.
+fn loss_scale(counts: BatchCounts) -> LossScale {
+    let inverse = |count: u64| if count == 0 { 0.0 } else { 1.0 / count as f32 };
+    LossScale { mlm: inverse(counts.num_masked), nsp: inverse(counts.num_pairs) }
+}
+
+/// The same micro-batch as the model wants it: borrowed slices.
+#[must_use]
+pub fn view(batch: &MicroBatch) -> PretrainBatch<'_> {
+    PretrainBatch {
+        num_rows: batch.num_rows,
+        row_len: batch.row_len,
+        input_ids: &batch.input_ids,
+        token_type_ids: &batch.token_type_ids,
+        lengths: &batch.lengths,
+        mlm_positions: &batch.mlm_positions,
+        mlm_labels: &batch.mlm_labels,
+        nsp_labels: &batch.nsp_labels,
+    }
+}
+
+/// Takes the gradients of one slot: into the tree of each bucket, and after the last slot on to the other ranks.
+struct SlotSink<'t> {
+    trees: &'t mut [SlotTree],
+    reduction: Option<&'t Coordinator>,
+    num_buckets_done: usize,
+    clock: &'t mut PhaseClock,
+    error: Option<bert_coordinator::CoordinatorError>,
+}
+
+impl GradientSink for SlotSink<'_> {
+    fn forward_done(&mut self) {
+        self.clock.lap(|seconds| &mut seconds.forward);
+    }
+
+    fn bucket(&mut self, bucket_idx: usize, gradient: &[f32]) {
+        let tree = &mut self.trees[bucket_idx];
+        tree.push_slice(gradient);
+        if let Some(coordinator) = self.reduction {
+            let sum = tree.finish();
+            self.error = coordinator.reduce_start(bucket_idx, sum).err().or(self.error.take());
+            self.num_buckets_done = bucket_idx + 1;
+        }
+    }
+}

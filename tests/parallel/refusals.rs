@@ -1,0 +1,102 @@
+//! Bad input under mpirun: one error, one exit code, no hang.
+
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use crate::support::{
+    BERT_TRAIN, Workspace, flip_bit,
+    process::{has_mpirun, mpirun, run},
+};
+
+/// A refusal comes long before any timeout of a communicator.
+const SOON: Duration = Duration::from_secs(25);
+
+#[track_caller]
+fn check_refused(workspace: &Workspace, overrides: &[&str], exit_code: i32, parts: &[&str]) {
+    let started = Instant::now();
+    run(workspace.mpirun(2, "refused", overrides)).expect_code(exit_code).expect_error(parts);
+    assert!(started.elapsed() < SOON, "took {:?}", started.elapsed());
+}
+
+#[test]
+fn a_misspelt_key_is_refused_once() {
+    if has_mpirun() {
+        check_refused(&Workspace::new(), &["train.globl_batch_size=8"], 2, &["did you mean `global_batch_size`"]);
+    }
+}
+
+#[test]
+fn a_missing_corpus_is_refused_once() {
+    if has_mpirun() {
+        let overrides = ["data.sources=[{ path = \"absent.txt\" }]", "data.shards=elsewhere"];
+        check_refused(&Workspace::new(), &overrides, 2, &["absent.txt"]);
+    }
+}
+
+#[test]
+fn slots_that_the_ranks_cannot_share_are_refused() {
+    if has_mpirun() {
+        let workspace = Workspace::new();
+        let finished = run(workspace.mpirun(3, "refused", &[])).expect_code(2);
+        finished.expect_error(&["8 slots", "3 ranks"]);
+    }
+}
+
+#[test]
+fn a_damaged_shard_is_refused_once() {
+    if !has_mpirun() {
+        return;
+    }
+    let workspace = Workspace::new();
+    run(workspace.mpirun(2, "first", &["schedule.total_steps=1"])).expect_code(0);
+    flip_bit(&shard_file(&workspace));
+    check_refused(&workspace, &[], 3, &[".bin", "damaged"]);
+}
+
+fn shard_file(workspace: &Workspace) -> std::path::PathBuf {
+    let entries = fs::read_dir(workspace.path("shards")).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "bin")).unwrap()
+}
+
+#[test]
+fn ranks_with_different_configurations_are_told_apart() {
+    if !has_mpirun() {
+        return;
+    }
+    let workspace = Workspace::new();
+    let mut command: Command = mpirun(1);
+    command.arg(BERT_TRAIN);
+    workspace.add_arguments(&mut command, "mixed", &[]);
+    command.args([":", "-n", "1", BERT_TRAIN]);
+    workspace.add_arguments(&mut command, "mixed", &["optimizer.epsilon=1e-8"]);
+    run(command).expect_code(2).expect_error(&["configuration", "rank 0", "rank 1"]);
+}
+
+#[test]
+fn a_missing_rank_is_named_within_the_timeout() {
+    if !has_mpirun() {
+        return;
+    }
+    let workspace = Workspace::new();
+    let mut command: Command = mpirun(1);
+    command.arg(BERT_TRAIN);
+    workspace.add_arguments(&mut command, "lonely", &["distributed.timeout_seconds=3"]);
+    // The second process joins MPI's world but never takes part.
+    command.args([":", "-n", "1", "sleep", "60"]);
+    let finished = run(command);
+    assert_ne!(finished.exit_code, Some(0), "{}", finished.stderr);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_the_run_with_its_own_code() {
+    if has_mpirun() {
+        let overrides = ["schedule.peak_learning_rate=10.0", "optimizer.max_grad_norm=0.0", "model.initializer_range=1.0",
+            "optimizer.weight_decay=1.0", "schedule.warmup_steps=0", "schedule.kind=constant", "schedule.total_steps=400"];
+        check_refused(&Workspace::new(), &overrides, 4, &["not finite", "step"]);
+    }
+}

@@ -1,0 +1,119 @@
+//! Stopping and killing, and going on as if nothing had happened.
+
+use crate::support::{
+    Running, Workspace, flip_bit,
+    process::{has_mpirun, run},
+};
+
+/// Enough steps to be caught in the middle.
+const STEPS: &str = "schedule.total_steps=120";
+
+/// Waits until the run has logged this many steps.
+fn wait_for_step(running: &mut Running, workspace: &Workspace, name: &str, step: usize) {
+    let metrics = workspace.run_dir(name).join("metrics.jsonl");
+    running.wait_until("the step", || {
+        std::fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() >= step)
+    });
+}
+
+#[track_caller]
+fn check_like_straight_run(workspace: &Workspace, name: &str) {
+    assert_eq!(workspace.curve(name), workspace.curve("straight"));
+    assert_eq!(workspace.hash(name, 120), workspace.hash("straight", 120));
+}
+
+fn stop_and_go_on(signal: &str) {
+    if !has_mpirun() {
+        return;
+    }
+    let workspace = Workspace::new();
+    run(workspace.mpirun(2, "straight", &[STEPS])).expect_code(0);
+    let mut running = Running::start(workspace.mpirun(2, "stopped", &[STEPS]));
+    wait_for_step(&mut running, &workspace, "stopped", 5);
+    running.signal(signal);
+    let finished = running.finish().expect_code(75);
+    assert!(finished.stderr.contains("stopped after step"), "{}", finished.stderr);
+    let num_done = workspace.curve("stopped").len();
+    assert!((5..120).contains(&num_done), "{num_done} steps before the stop");
+    run(workspace.mpirun(2, "stopped", &[STEPS])).expect_code(0);
+    check_like_straight_run(&workspace, "stopped");
+}
+
+#[test]
+fn sigusr1_to_mpirun_saves_and_the_run_goes_on() {
+    stop_and_go_on("USR1");
+}
+
+#[test]
+fn sigterm_to_mpirun_saves_and_the_run_goes_on() {
+    stop_and_go_on("TERM");
+}
+
+#[test]
+fn a_lone_process_stops_on_sigterm_and_goes_on_with_two_ranks() {
+    if !has_mpirun() {
+        return;
+    }
+    let workspace = Workspace::new();
+    run(workspace.solo("straight", &[STEPS])).expect_code(0);
+    let mut running = Running::start(workspace.solo("stopped", &[STEPS]));
+    wait_for_step(&mut running, &workspace, "stopped", 5);
+    running.signal("TERM");
+    running.finish().expect_code(75);
+    run(workspace.mpirun(2, "stopped", &[STEPS])).expect_code(0);
+    check_like_straight_run(&workspace, "stopped");
+}
+
+#[test]
+fn kill_9_loses_nothing_but_time() {
+    if !has_mpirun() {
+        return;
+    }
+    let workspace = Workspace::new();
+    let overrides = [STEPS, "checkpoint.every_steps=7"];
+    run(workspace.mpirun(2, "straight", &overrides)).expect_code(0);
+    for after in [9, 30, 61] {
+        let mut running = Running::start(workspace.mpirun(2, "killed", &overrides));
+        wait_for_step(&mut running, &workspace, "killed", after);
+        running.signal_group("KILL");
+        running.finish();
+    }
+    run(workspace.mpirun(2, "killed", &overrides)).expect_code(0);
+    check_like_straight_run(&workspace, "killed");
+}
+
+#[test]
+fn a_killed_rank_ends_the_others() {
+    if !has_mpirun() {
+        return;
+    }
+    let workspace = Workspace::new();
+    let mut running = Running::start(workspace.mpirun(3, "victim", &[
+        "schedule.total_steps=100000",
+        "train.global_batch_size=24",
+    ]));
+    wait_for_step(&mut running, &workspace, "victim", 3);
+    let status = std::process::Command::new("pkill")
+        .args(["-KILL", "--newest", "--full", &format!("run.name=victim")])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert_ne!(running.finish().exit_code, Some(0));
+}
+
+#[test]
+fn a_damaged_newest_checkpoint_is_passed_over() {
+    if !has_mpirun() {
+        return;
+    }
+    let workspace = Workspace::new();
+    let overrides = [STEPS, "checkpoint.every_steps=50"];
+    run(workspace.mpirun(2, "straight", &overrides)).expect_code(0);
+    run(workspace.mpirun(2, "damaged", &overrides)).expect_code(0);
+    let newest = workspace.checkpoint("damaged", 120);
+    flip_bit(&newest.join("optimizer/rank-00001.safetensors"));
+    let finished = run(workspace.mpirun(2, "damaged", &overrides)).expect_code(0);
+    assert!(finished.stderr.contains("passed over a damaged checkpoint"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("continuing after step 100"), "{}", finished.stderr);
+    check_like_straight_run(&workspace, "damaged");
+}
