@@ -1,0 +1,393 @@
+//! Building shards from text: in shares, in parallel, in bounded memory, finished by one rename.
+//!
+//! Block `b` of the text becomes shard `b`; share `i` of `n` builds the blocks with `b % n == i`. Lines are
+//! encoded in parallel and written in order. Memory per process: a batch of lines with its tokens, and 12 bytes
+//! per sentence of the shard that is being written.
+//!
+//! A finished build is reused if text (content and order, not paths), tokenizer, language, lexicon and shard size
+//! are what is asked for. Otherwise the answer is an error by default: silently other data would make a resumed
+//! run another run. [`WhenStale::Rebuild`] replaces the old shards instead.
+
+use super::indexed::TokenType;
+use super::manifest::{Counts, MANIFEST_NAME, Manifest, ShardRecord, SourceRecord, json_error};
+use super::write::ShardWriter;
+use crate::error::DataError;
+use crate::files::{parent_of, sync_folder, write_atomically};
+use crate::text::{TextBlock, TextLine, TextReader, TextSources};
+use crate::tokenizer::{EncodedLine, Tokenizer};
+use crate::words::{Language, WordSegmenter};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Text that is encoded at a time, in bytes.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// What to do with finished shards that were built from something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenStale {
+    /// [`DataError::Stale`].
+    Refuse,
+    /// Build again and replace them.
+    Rebuild,
+}
+
+/// From what, how and where to build shards.
+#[derive(Clone, Debug)]
+pub struct ShardBuildRequest {
+    /// Text files, folders and patterns.
+    pub sources: Vec<PathBuf>,
+    /// Turns lines into ids.
+    pub tokenizer: Arc<Tokenizer>,
+    /// How words are found.
+    pub language: Language,
+    /// Words to add to the Chinese segmenter, one per line.
+    pub lexicon: Option<PathBuf>,
+    /// The folder to make.
+    pub dir: PathBuf,
+    /// Text per shard, in bytes; bounds the tokens of a shard, since a token takes at least one byte. A longer
+    /// document makes its shard longer.
+    pub shard_text_bytes: u64,
+    /// What to do with shards that do not fit the request.
+    pub when_stale: WhenStale,
+}
+
+/// Which part of the building this process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuildShare {
+    /// Index of this share, below `count`.
+    pub index: usize,
+    /// Number of shares.
+    pub count: usize,
+}
+
+impl BuildShare {
+    /// One process does everything.
+    pub const WHOLE: Self = Self { index: 0, count: 1 };
+}
+
+/// What one share has built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BuildReport {
+    /// Shards written by this share.
+    pub num_shards: usize,
+    /// Their sizes.
+    pub counts: Counts,
+}
+
+/// Whether shards have to be built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BuildStatus {
+    /// There is no shard folder.
+    Absent,
+    /// The shards fit the request.
+    Ready(Box<Manifest>),
+    /// The shards were built from something else.
+    Stale {
+        /// What differs.
+        what: &'static str,
+        /// What is asked for.
+        expected: String,
+        /// What the shards were built with.
+        got: String,
+    },
+}
+
+/// What one share leaves for [`finish`].
+#[derive(Serialize, Deserialize)]
+struct Part {
+    plan: String,
+    shards: Vec<ShardRecord>,
+}
+
+/// Everything that is known before a byte of text is encoded.
+struct BuildPlan {
+    sources: TextSources,
+    blocks: Vec<TextBlock>,
+    segmenter: WordSegmenter,
+    /// Hash of files, sizes, blocks and settings: shares that disagree on it must not be joined.
+    id: String,
+}
+
+impl BuildPlan {
+    fn new(request: &ShardBuildRequest) -> Result<Self, DataError> {
+        if request.shard_text_bytes == 0 {
+            return Err(DataError::config("shard_text_bytes", "at least 1", 0));
+        }
+        let sources = TextSources::list(&request.sources)?;
+        let blocks = sources.blocks(request.shard_text_bytes)?;
+        let segmenter = WordSegmenter::new(request.language, request.lexicon.as_deref())?;
+        let description = format!(
+            "{:?} {:?} {} {:?} {:?}",
+            sources.files(),
+            blocks,
+            request.tokenizer.fingerprint(),
+            segmenter.language(),
+            segmenter.lexicon_fingerprint()
+        );
+        let id = blake3::hash(description.as_bytes()).to_hex().to_string();
+        Ok(Self { sources, blocks, segmenter, id })
+    }
+}
+
+/// Compares the shards in the folder with the request. Reads all text once to hash it, if there are shards.
+///
+/// # Errors
+///
+/// Those of listing and reading text; [`DataError::Damaged`] if the manifest is not readable or the folder holds
+/// something that is no shards.
+pub fn status(request: &ShardBuildRequest) -> Result<BuildStatus, DataError> {
+    let dir = &request.dir;
+    if !dir.join(MANIFEST_NAME).is_file() {
+        let is_free = !dir.exists() || crate::files::sorted_entries(dir)?.is_empty();
+        if is_free {
+            return Ok(BuildStatus::Absent);
+        }
+        return Err(DataError::damaged(dir, "content", "shards with a manifest.json, or nothing", "other files"));
+    }
+    let manifest = Manifest::read(dir)?;
+    let segmenter = WordSegmenter::new(request.language, request.lexicon.as_deref())?;
+    let text = |size: u64| format!("{size} bytes of text per shard");
+    let lexicon = |fingerprint: Option<&str>| fingerprint.unwrap_or("none").to_owned();
+    let language = |language: Language| format!("{language:?}");
+    let mut pairs = vec![
+        ("tokenizer", request.tokenizer.fingerprint().to_owned(), manifest.tokenizer_fingerprint.clone()),
+        ("language", language(request.language), language(manifest.language)),
+        (
+            "lexicon",
+            lexicon(segmenter.lexicon_fingerprint()),
+            lexicon(manifest.lexicon_fingerprint.as_deref()),
+        ),
+        ("shard size", text(request.shard_text_bytes), text(manifest.shard_text_bytes)),
+    ];
+    if pairs.iter().all(|(_, expected, got)| expected == got) {
+        let sources = TextSources::list(&request.sources)?;
+        let blocks = sources.blocks(request.shard_text_bytes)?;
+        let hashes: Vec<blake3::Hash> =
+            blocks.par_iter().map(|block| sources.hash_block(block)).collect::<Result<_, _>>()?;
+        let hashes = hashes.iter().map(|hash| hash.to_hex().to_string());
+        pairs.push(("text", text_fingerprint(hashes), manifest.text_fingerprint.clone()));
+    }
+    match pairs.into_iter().find(|(_, expected, got)| expected != got) {
+        Some((what, expected, got)) => Ok(BuildStatus::Stale { what, expected, got }),
+        None => Ok(BuildStatus::Ready(Box::new(manifest))),
+    }
+}
+
+/// Builds this share's shards into `<dir>.building`. Every share must call it before one of them calls [`finish`].
+///
+/// # Errors
+///
+/// Those of reading text and tokenizing; [`DataError::Io`]; [`DataError::Config`] for an impossible share.
+pub fn build(request: &ShardBuildRequest, share: BuildShare) -> Result<BuildReport, DataError> {
+    if share.index >= share.count {
+        let got = format!("share {} of {}", share.index, share.count);
+        return Err(DataError::config("build share", "an index below the number of shares", got));
+    }
+    let plan = BuildPlan::new(request)?;
+    let folder = building_folder(&request.dir);
+    fs::create_dir_all(&folder).map_err(DataError::io("create folder", &folder))?;
+    let part_path = folder.join(part_name(share));
+    if part_path.exists() {
+        fs::remove_file(&part_path).map_err(DataError::io("remove", &part_path))?;
+    }
+    let mut report = BuildReport::default();
+    let mut shards = Vec::new();
+    for block_idx in (share.index..plan.blocks.len()).step_by(share.count) {
+        let record = build_shard(request, &plan, block_idx, &folder)?;
+        report.num_shards += 1;
+        report.counts.add(&record.counts);
+        shards.push(record);
+    }
+    let json =
+        serde_json::to_vec(&Part { plan: plan.id, shards }).map_err(|e| json_error(&part_path, &e))?;
+    write_atomically(&part_path, &json)?;
+    Ok(report)
+}
+
+/// Joins what all shares have built: writes the manifest and renames `<dir>.building` to `<dir>`. One process
+/// calls it, after all shares are done.
+///
+/// # Errors
+///
+/// [`DataError::Damaged`] if a share is missing or was built from other text or settings;
+/// [`DataError::EmptyCorpus`] if there is no token at all; [`DataError::Io`].
+pub fn finish(request: &ShardBuildRequest, num_shares: usize) -> Result<Manifest, DataError> {
+    let plan = BuildPlan::new(request)?;
+    let folder = building_folder(&request.dir);
+    let mut shards = Vec::new();
+    for index in 0..num_shares {
+        let path = folder.join(part_name(BuildShare { index, count: num_shares }));
+        let bytes = fs::read(&path).map_err(DataError::io("read the result of a share", &path))?;
+        let part: Part = serde_json::from_slice(&bytes).map_err(|e| json_error(&path, &e))?;
+        if part.plan != plan.id {
+            return Err(DataError::damaged(&path, "build plan", &plan.id, part.plan));
+        }
+        shards.extend(part.shards);
+        fs::remove_file(&path).map_err(DataError::io("remove", &path))?;
+    }
+    shards.sort_by(|a, b| a.name.cmp(&b.name));
+    if shards.len() != plan.blocks.len() {
+        return Err(DataError::damaged(&folder, "shards", plan.blocks.len(), shards.len()));
+    }
+    let mut manifest = manifest_of(request, &plan, shards);
+    if manifest.counts.num_tokens == 0 {
+        let names: Vec<String> = request.sources.iter().map(|s| format!("`{}`", s.display())).collect();
+        return Err(DataError::EmptyCorpus { got: names.join(", ") });
+    }
+    remove_strangers(&folder, &manifest)?;
+    manifest.seal_and_write(&folder)?;
+    move_into_place(&folder, &request.dir)?;
+    Ok(manifest)
+}
+
+/// One process: reuses finished shards, or builds them all.
+///
+/// # Errors
+///
+/// [`DataError::Stale`] if there are shards of something else and the request refuses them; those of [`status`],
+/// [`build`] and [`finish`].
+pub fn prepare(request: &ShardBuildRequest) -> Result<Manifest, DataError> {
+    match status(request)? {
+        BuildStatus::Ready(manifest) => return Ok(*manifest),
+        BuildStatus::Stale { what, expected, got } if request.when_stale == WhenStale::Refuse => {
+            return Err(DataError::Stale { path: request.dir.clone(), what, expected, got });
+        }
+        BuildStatus::Stale { .. } | BuildStatus::Absent => {}
+    }
+    build(request, BuildShare::WHOLE)?;
+    finish(request, 1)
+}
+
+/// Encodes one block of text into one shard.
+fn build_shard(
+    request: &ShardBuildRequest,
+    plan: &BuildPlan,
+    block_idx: usize,
+    folder: &Path,
+) -> Result<ShardRecord, DataError> {
+    let tokenizer = &request.tokenizer;
+    let block = &plan.blocks[block_idx];
+    let token_type = TokenType::for_vocab(tokenizer.vocab_size());
+    let name = format!("shard-{block_idx:05}");
+    let mut writer = ShardWriter::create(folder, &name, token_type, tokenizer.special().unk)?;
+    let mut reader = TextReader::new(&plan.sources, block);
+    let mut is_more = true;
+    while is_more {
+        let mut lines = Vec::new();
+        let mut num_bytes = 0;
+        while num_bytes < BATCH_BYTES && is_more {
+            match reader.next_line()? {
+                Some(line) => {
+                    num_bytes += if let TextLine::Sentence(text) = &line { text.len() } else { 0 };
+                    lines.push(line);
+                }
+                None => is_more = false,
+            }
+        }
+        let encoded: Vec<Option<(EncodedLine, usize)>> = lines
+            .par_iter()
+            .with_min_len(16)
+            .map(|line| encode(tokenizer, &plan.segmenter, line))
+            .collect::<Result<_, _>>()?;
+        for line in encoded {
+            match line {
+                Some((line, num_misaligned)) => writer.sentence(&line.ids, &line.word_starts, num_misaligned)?,
+                None => writer.end_document(),
+            }
+        }
+    }
+    let text_blake3 = plan.sources.hash_block(block)?.to_hex().to_string();
+    writer.finish(text_blake3, block.spans.iter().map(|span| span.end - span.start).sum())
+}
+
+/// Tokens of a sentence with its words marked; `None` for the end of a document.
+fn encode(
+    tokenizer: &Tokenizer,
+    segmenter: &WordSegmenter,
+    line: &TextLine,
+) -> Result<Option<(EncodedLine, usize)>, DataError> {
+    let TextLine::Sentence(text) = line else { return Ok(None) };
+    let mut encoded = tokenizer.encode_line(text)?;
+    let num_misaligned = segmenter.mark(text, &mut encoded);
+    Ok(Some((encoded, num_misaligned)))
+}
+
+/// The manifest of a finished build, not sealed yet.
+fn manifest_of(request: &ShardBuildRequest, plan: &BuildPlan, shards: Vec<ShardRecord>) -> Manifest {
+    let mut counts = Counts::default();
+    shards.iter().for_each(|shard| counts.add(&shard.counts));
+    let source = |file: &crate::text::TextFile| SourceRecord {
+        path: file.path.display().to_string(),
+        num_bytes: file.num_bytes,
+    };
+    Manifest {
+        format_version: 0,
+        fingerprint: String::new(),
+        text_fingerprint: text_fingerprint(shards.iter().map(|shard| shard.text_blake3.clone())),
+        tokenizer_fingerprint: request.tokenizer.fingerprint().to_owned(),
+        vocab_size: request.tokenizer.vocab_size() as u64,
+        special: request.tokenizer.special(),
+        special_ids: request.tokenizer.special_ids().to_vec(),
+        language: request.language,
+        lexicon_fingerprint: plan.segmenter.lexicon_fingerprint().map(str::to_owned),
+        shard_text_bytes: request.shard_text_bytes,
+        counts,
+        shards,
+        sources: plan.sources.files().iter().map(source).collect(),
+    }
+}
+
+/// Hash over the hashes of all blocks.
+fn text_fingerprint(block_hashes: impl Iterator<Item = String>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    block_hashes.for_each(|hash| drop(hasher.update(hash.as_bytes())));
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Deletes what an earlier, interrupted build left behind.
+fn remove_strangers(folder: &Path, manifest: &Manifest) -> Result<(), DataError> {
+    let known: Vec<String> =
+        manifest.shards.iter().flat_map(|shard| shard.files().map(|(name, _)| name)).collect();
+    for entry in crate::files::sorted_entries(folder)? {
+        let name = entry.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        if known.binary_search(&name).is_err() {
+            fs::remove_file(&entry).map_err(DataError::io("remove", &entry))?;
+        }
+    }
+    Ok(())
+}
+
+/// Renames the finished folder, replacing older shards.
+fn move_into_place(folder: &Path, dir: &Path) -> Result<(), DataError> {
+    sync_folder(folder)?;
+    let old = sibling(dir, "old");
+    let replaces = dir.join(MANIFEST_NAME).is_file();
+    if replaces {
+        fs::rename(dir, &old).map_err(DataError::io("set aside", dir))?;
+    }
+    fs::rename(folder, dir).map_err(DataError::io("rename to", dir))?;
+    sync_folder(parent_of(dir))?;
+    if replaces {
+        fs::remove_dir_all(&old).map_err(DataError::io("remove", &old))?;
+    }
+    Ok(())
+}
+
+/// Where shards are built before they are complete.
+fn building_folder(dir: &Path) -> PathBuf {
+    sibling(dir, "building")
+}
+
+/// `<dir>.<suffix>`
+fn sibling(dir: &Path, suffix: &str) -> PathBuf {
+    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|| "shards".to_owned());
+    parent_of(dir).join(format!("{name}.{suffix}"))
+}
+
+/// Name of the file in which a share says what it has built.
+fn part_name(share: BuildShare) -> String {
+    format!("part-{:05}-of-{:05}.json", share.index, share.count)
+}

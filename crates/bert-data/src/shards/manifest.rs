@@ -1,0 +1,158 @@
+//! The manifest of a shard folder: what was built from what, and how to know that it is still so.
+
+use crate::error::DataError;
+use crate::files::{FileRecord, write_atomically};
+use crate::tokenizer::SpecialIds;
+use crate::words::Language;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::Path;
+
+/// Name of the manifest inside a shard folder.
+pub(super) const MANIFEST_NAME: &str = "manifest.json";
+/// Raised when the meaning of the files changes.
+const FORMAT_VERSION: u32 = 1;
+
+/// Sizes of a corpus or a part of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counts {
+    /// Documents with at least one token.
+    pub num_documents: u64,
+    /// Sentences with at least one token.
+    pub num_sentences: u64,
+    /// Tokens.
+    pub num_tokens: u64,
+    /// Tokens that are `[UNK]`.
+    pub num_unknown: u64,
+    /// Tokens that reach over the border of a segmented word.
+    pub num_misaligned: u64,
+    /// Lines that gave no token.
+    pub num_empty_lines: u64,
+    /// Bytes of text read.
+    pub num_text_bytes: u64,
+}
+
+impl Counts {
+    /// Adds the sizes of another part.
+    pub fn add(&mut self, other: &Counts) {
+        self.num_documents += other.num_documents;
+        self.num_sentences += other.num_sentences;
+        self.num_tokens += other.num_tokens;
+        self.num_unknown += other.num_unknown;
+        self.num_misaligned += other.num_misaligned;
+        self.num_empty_lines += other.num_empty_lines;
+        self.num_text_bytes += other.num_text_bytes;
+    }
+}
+
+/// One shard and its three files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardRecord {
+    /// Name without extension.
+    pub name: String,
+    /// BLAKE3 of the text it was built from.
+    pub text_blake3: String,
+    /// Sizes.
+    pub counts: Counts,
+    /// Token ids.
+    pub bin: FileRecord,
+    /// Sentence and document index.
+    pub idx: FileRecord,
+    /// Word starts.
+    pub words: FileRecord,
+}
+
+impl ShardRecord {
+    /// File names and what they should hold.
+    pub(crate) fn files(&self) -> [(String, &FileRecord); 3] {
+        [("bin", &self.bin), ("idx", &self.idx), ("words", &self.words)]
+            .map(|(extension, record)| (format!("{}.{extension}", self.name), record))
+    }
+}
+
+/// A text file the shards were built from, for people; it takes no part in any fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceRecord {
+    /// Path when the shards were built.
+    pub path: String,
+    /// Size in bytes.
+    pub num_bytes: u64,
+}
+
+/// Everything known about a shard folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of this format.
+    pub format_version: u32,
+    /// BLAKE3 over all other fields but `sources`: names the corpus wherever its files lie.
+    pub fingerprint: String,
+    /// BLAKE3 over the text, in blocks of `shard_text_bytes`.
+    pub text_fingerprint: String,
+    /// Fingerprint of the tokenizer.
+    pub tokenizer_fingerprint: String,
+    /// Number of token ids.
+    pub vocab_size: u64,
+    /// Ids of the special tokens.
+    pub special: SpecialIds,
+    /// All ids that are never masked and never inserted, ascending.
+    pub special_ids: Vec<u32>,
+    /// How words were found.
+    pub language: Language,
+    /// BLAKE3 of the lexicon, if one was used.
+    pub lexicon_fingerprint: Option<String>,
+    /// Text per shard, in bytes.
+    pub shard_text_bytes: u64,
+    /// Sizes of the whole corpus.
+    pub counts: Counts,
+    /// The shards in order.
+    pub shards: Vec<ShardRecord>,
+    /// The text files, in order.
+    pub sources: Vec<SourceRecord>,
+}
+
+impl Manifest {
+    /// Sets version and fingerprint, and writes the manifest into `dir`.
+    pub(super) fn seal_and_write(&mut self, dir: &Path) -> Result<(), DataError> {
+        let path = dir.join(MANIFEST_NAME);
+        self.format_version = FORMAT_VERSION;
+        self.fingerprint = self.compute_fingerprint(&path)?;
+        let mut json = serde_json::to_vec_pretty(self).map_err(|e| json_error(&path, &e))?;
+        json.push(b'\n');
+        write_atomically(&path, &json)
+    }
+
+    /// Reads the manifest of a shard folder and checks it against its own fingerprint.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Damaged`] if it cannot be parsed, has another version, or was changed; [`DataError::Io`].
+    pub fn read(dir: &Path) -> Result<Self, DataError> {
+        let path = dir.join(MANIFEST_NAME);
+        let bytes = fs::read(&path).map_err(DataError::io("read manifest", &path))?;
+        let manifest: Self = serde_json::from_slice(&bytes).map_err(|e| json_error(&path, &e))?;
+        if manifest.format_version != FORMAT_VERSION {
+            return Err(DataError::damaged(&path, "format version", FORMAT_VERSION, manifest.format_version));
+        }
+        let got = manifest.compute_fingerprint(&path)?;
+        if got != manifest.fingerprint {
+            return Err(DataError::damaged(&path, "fingerprint", &manifest.fingerprint, got));
+        }
+        Ok(manifest)
+    }
+
+    /// BLAKE3 of everything but the fingerprint itself and the paths of the sources.
+    fn compute_fingerprint(&self, path: &Path) -> Result<String, DataError> {
+        let bare = Manifest { fingerprint: String::new(), sources: Vec::new(), ..self.clone() };
+        let json = serde_json::to_vec(&bare).map_err(|e| json_error(path, &e))?;
+        Ok(blake3::hash(&json).to_hex().to_string())
+    }
+}
+
+/// A manifest that is not the JSON it should be.
+pub(super) fn json_error(path: &Path, error: &serde_json::Error) -> DataError {
+    DataError::damaged(path, "JSON", "the fields of this version", error)
+}
