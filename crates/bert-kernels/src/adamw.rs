@@ -16,15 +16,15 @@ use rayon::prelude::*;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWStep {
     /// Learning rate of this step.
-    pub learning_rate: f32,
+    pub learning_rate: f64,
     /// Decay of the first moment.
-    pub beta1: f32,
+    pub beta1: f64,
     /// Decay of the second moment.
-    pub beta2: f32,
+    pub beta2: f64,
     /// Added to the root of the second moment.
-    pub epsilon: f32,
+    pub epsilon: f64,
     /// Decoupled decay; a step takes `learning_rate * weight_decay` of the parameter. 0 where it is excluded.
-    pub weight_decay: f32,
+    pub weight_decay: f64,
     /// Number of this step, from 1, to correct the bias of both moments; `None` leaves them as they are.
     pub bias_correction: Option<u64>,
     /// Factor on the gradients, for clipping by the global norm; 1 leaves them as they are.
@@ -101,18 +101,19 @@ struct Rule {
 
 impl Rule {
     fn new(s: &AdamWStep) -> Self {
-        let correction = |beta: f32| s.bias_correction.map_or(1.0, |step| 1.0 - power(f64::from(beta), step));
+        let correction = |beta: f64| s.bias_correction.map_or(1.0, |step| 1.0 - power(beta, step));
         assert!(s.bias_correction != Some(0), "steps of the bias correction count from 1");
         Self {
             grad_scale: s.grad_scale,
-            beta1: s.beta1,
-            beta2: s.beta2,
-            one_minus_beta1: 1.0 - s.beta1,
-            one_minus_beta2: 1.0 - s.beta2,
-            step_size: (f64::from(s.learning_rate) / correction(s.beta1)) as f32,
+            beta1: s.beta1 as f32,
+            beta2: s.beta2 as f32,
+            // The references subtract in f64 too; in f32 the second one would be off by 1.3e-5.
+            one_minus_beta1: (1.0 - s.beta1) as f32,
+            one_minus_beta2: (1.0 - s.beta2) as f32,
+            step_size: (s.learning_rate / correction(s.beta1)) as f32,
             root_scale: (1.0 / correction(s.beta2).sqrt()) as f32,
-            epsilon: s.epsilon,
-            decay: (f64::from(s.learning_rate) * f64::from(s.weight_decay)) as f32,
+            epsilon: s.epsilon as f32,
+            decay: (s.learning_rate * s.weight_decay) as f32,
         }
     }
 
@@ -145,7 +146,7 @@ pub mod reference {
 
     /// See [`super::step`].
     pub fn step(s: &AdamWStep, params: &mut [f32], grads: &[f32], first: &mut [f32], second: &mut [f32]) {
-        let (beta1, beta2) = (f64::from(s.beta1), f64::from(s.beta2));
+        let (beta1, beta2) = (s.beta1, s.beta2);
         for i in 0..params.len() {
             let (p, g) = (f64::from(params[i]), f64::from(grads[i]) * f64::from(s.grad_scale));
             let m = beta1 * f64::from(first[i]) + (1.0 - beta1) * g;
@@ -154,8 +155,8 @@ pub mod reference {
                 Some(step) => (m / (1.0 - beta1.powf(step as f64)), v / (1.0 - beta2.powf(step as f64))),
                 None => (m, v),
             };
-            let update = m_hat / (v_hat.sqrt() + f64::from(s.epsilon)) + f64::from(s.weight_decay) * p;
-            params[i] = (p - f64::from(s.learning_rate) * update) as f32;
+            let update = m_hat / (v_hat.sqrt() + s.epsilon) + s.weight_decay * p;
+            params[i] = (p - s.learning_rate * update) as f32;
             (first[i], second[i]) = (m as f32, v as f32);
         }
     }

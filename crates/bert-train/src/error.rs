@@ -74,6 +74,7 @@ impl TrainError {
                 DataErrorKind::Other => EXIT_FAILURE,
             },
             Self::Coordinator(error) => error.exit_code(),
+            Self::Hf(HfError::Io { .. }) => EXIT_FAILURE,
             Self::Hf(_) | Self::OtherRun { .. } => EXIT_DAMAGED,
             Self::Checkpoint(error) => error.exit_code(),
             Self::Occupied { .. } | Self::Usage(_) => EXIT_CONFIG,

@@ -83,11 +83,11 @@ pub fn update_bucket(
     for segment in &state.segments {
         let range = segment.range.clone();
         let rule = AdamWStep {
-            learning_rate: update.learning_rate as f32,
-            beta1: section.betas[0] as f32,
-            beta2: section.betas[1] as f32,
-            epsilon: section.epsilon as f32,
-            weight_decay: if segment.decays { section.weight_decay as f32 } else { 0.0 },
+            learning_rate: update.learning_rate,
+            beta1: section.betas[0],
+            beta2: section.betas[1],
+            epsilon: section.epsilon,
+            weight_decay: if segment.decays { section.weight_decay } else { 0.0 },
             bias_correction: section.bias_correction.then_some(update.step),
             grad_scale: update.clip_factor,
         };

@@ -105,8 +105,9 @@ fn write_own_files(
     let mut paths = Vec::new();
     if is_first {
         let model_folder = folder.join("model");
-        hf::save_folder(&model_folder, snapshot.model)?;
-        snapshot.tokenizer.save(&model_folder)?;
+        let model = snapshot.model;
+        hf::save_folder(&model_folder, model.config(), |idx, values| model.read_bucket(idx, values))?;
+        snapshot.tokenizer.save_vocab(&model_folder)?;
         paths.extend(checkpoint::manifest::files_below(&model_folder)?);
     }
     if writes_moments {

@@ -6,7 +6,10 @@
 use std::{path::Path, sync::Arc};
 
 use bert_coordinator::{Coordinator, LauncherInfo, slots_of_rank, sums_like_one_rank};
-use bert_data::{Corpus, Prefetcher, PretrainData, Tokenizer};
+use bert_data::{
+    Corpus, DataError, Prefetcher, PretrainData, Tokenizer, describe_row,
+    shards::{self, BuildShare, BuildStatus, Verify},
+};
 use bert_model::{BackendKind, ParameterLayout, PretrainModel};
 use bert_random::{Key, Purpose};
 
@@ -53,11 +56,49 @@ pub fn prepare_data(coordinator: &Coordinator, config: &Config) -> Result<Prepar
     let tokenizer = Arc::new(tokenizer);
     build_shards(coordinator, config, &tokenizer)?;
     together(coordinator, "corpus", || {
-        let corpus = Corpus::open(&config.data.shards, &tokenizer)?;
+        // One rank hashes the files for all; the others open the same ones.
+        let verify = if coordinator.world().is_first() { Verify::Hashes } else { Verify::Sizes };
+        let corpus = Corpus::open(&config.data.shards, verify)?;
+        corpus.check_tokenizer(&tokenizer)?;
         let corpus_fingerprint = corpus.fingerprint().to_string();
         let settings = data_settings::pretrain_data(config);
         let data = PretrainData::new(Arc::new(corpus), &tokenizer, settings)?;
         Ok(PreparedData { data: Arc::new(data), tokenizer: Arc::clone(&tokenizer), corpus_fingerprint })
+    })
+}
+
+/// Builds the shards where there are none: rank 0 decides, every rank builds its share, rank 0 joins them.
+fn build_shards(
+    coordinator: &Coordinator,
+    config: &Config,
+    tokenizer: &Arc<Tokenizer>,
+) -> Result<(), TrainError> {
+    let world = coordinator.world();
+    let request = data_settings::shard_request(config, tokenizer);
+    let must_build = together(coordinator, "search for shards", || {
+        if !world.is_first() {
+            return Ok(false);
+        }
+        match shards::status(&request)? {
+            BuildStatus::Ready(_) => Ok(false),
+            BuildStatus::Absent => Ok(true),
+            BuildStatus::Stale { what, expected, got } => {
+                Err(DataError::Stale { path: request.dir.clone(), what, expected, got }.into())
+            }
+        }
+    })?;
+    if coordinator.broadcast_bytes("search for shards", 0, &[u8::from(must_build)])? != [1] {
+        return Ok(());
+    }
+    tracing::info!("building the shards `{}`", request.dir.display());
+    let share = BuildShare { index: world.rank(), count: world.num_ranks() };
+    together(coordinator, "building of shards", || Ok(shards::build(&request, share)?))?;
+    together(coordinator, "joining of shards", || {
+        if world.is_first() {
+            let manifest = shards::finish(&request, world.num_ranks())?;
+            tracing::info!("{} tokens in {} documents", manifest.counts.num_tokens, manifest.counts.num_documents);
+        }
+        Ok(())
     })
 }
 
@@ -196,6 +237,34 @@ pub fn prepare_identity(
         coordinator.library()
     );
     Ok(identity)
+}
+
+/// Starts the threads that prepare the own slots ahead of training.
+///
+/// # Errors
+///
+/// [`TrainError`] if the slots cannot be shared.
+pub fn start_prefetch(
+    coordinator: &Coordinator,
+    config: &Config,
+    data: &Arc<PretrainData>,
+    num_steps: u64,
+) -> Result<Prefetcher, TrainError> {
+    let slots = slots_of_rank(config.num_slots(), coordinator.world())
+        .map_err(bert_coordinator::CoordinatorError::from)?;
+    let depth = config.data.prefetch_steps;
+    Ok(Prefetcher::spawn(Arc::clone(data), num_steps, slots, config.data.num_workers, depth))
+}
+
+/// The first samples of the next step in readable text, with their masks.
+///
+/// # Errors
+///
+/// [`TrainError::Data`] if they cannot be made.
+pub fn samples(config: &Config, data: &PreparedData, num_steps: u64) -> Result<Vec<String>, TrainError> {
+    let batch = data.data.micro_batch(num_steps, 0)?;
+    let num_rows = config.debug.num_samples.min(batch.num_rows);
+    Ok((0..num_rows).map(|row| describe_row(&batch, row, &data.tokenizer)).collect())
 }
 
 /// Optimizer state and completed steps: from a checkpoint, or zero.

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 /// BERT's own form, as in the preset "bert".
-fn bert(learning_rate: f32) -> AdamWStep {
+fn bert(learning_rate: f64) -> AdamWStep {
     AdamWStep {
         learning_rate,
         beta1: 0.9,
@@ -17,7 +17,7 @@ fn bert(learning_rate: f32) -> AdamWStep {
 }
 
 /// The form of `torch.optim.AdamW`, as in the preset "torch".
-fn torch(learning_rate: f32, step: u64) -> AdamWStep {
+fn torch(learning_rate: f64, step: u64) -> AdamWStep {
     AdamWStep { epsilon: 1e-8, bias_correction: Some(step), ..bert(learning_rate) }
 }
 
@@ -25,8 +25,8 @@ const PARAMS: [f32; 4] = [0.5, -0.25, 1.5, 0.007_812_5];
 const GRADS: [[f32; 4]; 3] =
     [[0.125, -2.0, 0.000_976_562_5, 0.5], [0.25, 1.0, -0.001_953_125, 0.5], [-0.5, 0.75, 0.5, 0.5]];
 
-/// 1 - beta2 is 0.001 · (1 - 1.3e-5) in f32; three steps of the preset "bert" move a parameter by about 0.12.
-const TOLERANCE: f64 = 1.5e-6;
+/// Three steps of rounding to f32 on values up to 1.5.
+const TOLERANCE: f64 = 4e-7;
 
 #[track_caller]
 fn check_three_steps(rule: impl Fn(u64) -> AdamWStep, expected: [f64; 4]) {
@@ -60,6 +60,7 @@ fn the_first_step_has_the_known_size() {
         for grad in [-7.0, 0.3, 12.0] {
             let mut param = [0.0];
             step(&rule, &mut param, &[grad], &mut [0.0], &mut [0.0]);
+            let expected = expected as f32;
             assert!((param[0] + expected * grad.signum()).abs() < 1e-4 * expected, "moved by {param:?}");
         }
     }
