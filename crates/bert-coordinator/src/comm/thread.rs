@@ -161,13 +161,14 @@ impl ThreadCommunicator {
         }
         state.entries[self.world.rank()] = Some(Entry { call, payload });
         if state.entries.iter().all(Option::is_some) {
-            if let Some(calls) = differing_calls(&state) {
-                self.group.fail(&mut state, Failure::CallsDiffer { calls });
-            }
             self.group.changed.notify_all();
         }
         let absent = |state: &State| indices_where(&state.entries, Option::is_none);
-        let state = self.wait_for(state, &phase, absent)?;
+        let mut state = self.wait_for(state, &phase, absent)?;
+        if let Some(calls) = differing_calls(&state) {
+            self.group.fail(&mut state, Failure::CallsDiffer { calls: calls.clone() });
+            return Err(CommError::CallsDiffer { calls });
+        }
         Ok(state.entries.iter().flatten().map(|entry| Arc::clone(&entry.payload)).collect())
     }
 
@@ -201,12 +202,13 @@ impl ThreadCommunicator {
     {
         let deadline = Deadline::after(self.timeout);
         loop {
-            if let Some(failure) = state.failure.clone() {
-                return Err(failure.at(phase));
-            }
+            // First: a round that is complete succeeds on all ranks, whatever happened since.
             let missing = awaited(&state);
             if missing.is_empty() {
                 return Ok(state);
+            }
+            if let Some(failure) = state.failure.clone() {
+                return Err(failure.at(phase));
             }
             let own_rank = self.world.rank();
             let gone = missing.iter().copied().chain([own_rank]).find(|rank| state.departed[*rank]);
