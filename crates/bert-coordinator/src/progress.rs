@@ -35,11 +35,13 @@ impl Deadline {
 ///
 /// A thread that polls hot takes half of the compute where each rank has one core; a thread that
 /// naps at once adds its nap to every message.
+#[cfg(feature = "mpi")]
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     num_empty_polls: u32,
 }
 
+#[cfg(feature = "mpi")]
 impl Backoff {
     const NUM_SPINS: u32 = 64;
     const NUM_YIELDS: u32 = 256;

@@ -1,0 +1,276 @@
+//! The contract of communicators and coordinators between processes: each test starts `mpirun` with
+//! this very binary, in which every rank runs [`worker`]. Without `mpirun` they say "skipped".
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "the whole file is a test")]
+
+use std::process::{self, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use std::{env, panic, thread};
+
+use bert_coordinator::{
+    Communicator, Coordinator, CoordinatorError, CoordinatorOptions, Launch, MpiCommunicator, contract,
+    detect_launcher,
+};
+
+/// Names the function that a rank runs.
+const CASE: &str = "BERT_COORDINATOR_TEST_CASE";
+/// After this time a case has failed and its processes are killed.
+const HARD_LIMIT: Duration = Duration::from_secs(120);
+const RANKS: [usize; 3] = [2, 3, 4];
+/// What a rank says when its function has found everything as it must be.
+const KEPT: &str = "this rank kept the contract";
+/// With what a job ends whose ranks were to fail.
+const ABORT_CODE: i32 = 42;
+
+/// How a job ended.
+struct Ended {
+    code: Option<i32>,
+    output: String,
+    seconds: f64,
+}
+
+/// Runs a case on `num_ranks` processes; `None` if this machine has no `mpirun`.
+fn mpirun(num_ranks: usize, case: &str) -> Option<Ended> {
+    if Command::new("mpirun").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        println!("skipped: mpirun is not installed");
+        return None;
+    }
+    let start = Instant::now();
+    let mut child = Command::new("mpirun")
+        .args(["-n", &num_ranks.to_string(), "--oversubscribe", "--bind-to", "none"])
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "worker", "--ignored", "--nocapture", "--test-threads", "1"])
+        .env("OMPI_ALLOW_RUN_AS_ROOT", "1")
+        .env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+        .env(CASE, case)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (stdout, stderr) = (drain(child.stdout.take().unwrap()), drain(child.stderr.take().unwrap()));
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if start.elapsed() > HARD_LIMIT {
+            child.kill().unwrap();
+            panic!("case {case} on {num_ranks} ranks hangs");
+        }
+        pause(Duration::from_millis(20));
+    };
+    let output = stdout.recv().unwrap() + &stderr.recv().unwrap();
+    Some(Ended { code: status.code(), output, seconds: start.elapsed().as_secs_f64() })
+}
+
+fn drain(mut pipe: impl std::io::Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (text, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).unwrap();
+        text.send(String::from_utf8_lossy(&bytes).into_owned()).unwrap();
+    });
+    receiver
+}
+
+#[allow(clippy::disallowed_methods, reason = "a test waits for a process")]
+fn pause(duration: Duration) {
+    thread::sleep(duration);
+}
+
+/// Every rank must run to its end, and the job end with this exit code.
+#[track_caller]
+fn check_all(case: &str, code: i32) {
+    for num_ranks in RANKS {
+        let Some(ended) = mpirun(num_ranks, case) else { return };
+        assert_eq!(ended.code, Some(code), "{case} on {num_ranks} ranks:\n{}", ended.output);
+        assert_eq!(ended.output.matches(KEPT).count(), num_ranks, "{}", ended.output);
+    }
+}
+
+/// Every rank must end in good order.
+#[track_caller]
+fn check(case: &str) {
+    check_all(case, 0);
+}
+
+/// Every rank must see its error; then the job is aborted.
+#[track_caller]
+fn check_fails_together(case: &str) {
+    check_all(case, ABORT_CODE);
+}
+
+/// The job must end with this exit code, in time, and say why.
+#[track_caller]
+fn check_ends(case: &str, code: i32, at_most_seconds: f64, said: &str) {
+    for num_ranks in RANKS {
+        let Some(ended) = mpirun(num_ranks, case) else { return };
+        assert_eq!(ended.code, Some(code), "{case} on {num_ranks} ranks:\n{}", ended.output);
+        assert!(ended.output.contains(said), "{case} on {num_ranks} ranks:\n{}", ended.output);
+        assert!(ended.seconds < at_most_seconds, "{case} took {} s:\n{}", ended.seconds, ended.output);
+    }
+}
+
+#[test]
+fn processes_keep_the_contract() {
+    check("collectives");
+}
+
+#[test]
+fn data_longer_than_a_message_is_cut() {
+    check("collectives in small messages");
+}
+
+#[test]
+fn coordinators_of_processes_keep_the_contract() {
+    check("coordination");
+}
+
+#[test]
+fn other_lengths_are_an_error_on_every_rank() {
+    check_fails_together("lengths differ");
+}
+
+#[test]
+fn other_calls_are_an_error_on_every_rank() {
+    check_fails_together("calls differ");
+}
+
+#[test]
+fn a_skipped_call_is_an_error_on_every_rank() {
+    check_fails_together("a call is skipped");
+}
+
+#[test]
+fn a_missing_rank_is_named() {
+    check_fails_together("a rank is missing");
+}
+
+#[test]
+fn a_panic_on_any_thread_ends_the_job() {
+    check_ends("a rank panics", 7, 20.0, "the last rank fails as this test wants");
+}
+
+#[test]
+fn a_frozen_process_is_named_and_the_job_ends() {
+    check_ends("a rank freezes", 5, 30.0, "no sign of rank");
+}
+
+#[test]
+fn a_killed_process_ends_the_job() {
+    check_ends("a rank is killed", 128 + 9, 30.0, "signal 9");
+}
+
+#[test]
+fn a_rank_that_exits_without_leave_ends_the_job() {
+    for num_ranks in RANKS {
+        let Some(ended) = mpirun(num_ranks, "a rank exits") else { return };
+        assert_ne!(ended.code, Some(0), "{}", ended.output);
+        assert!(ended.seconds < 30.0, "{}", ended.output);
+    }
+}
+
+/// What a rank of a job does. Started by `mpirun`, never on its own.
+#[test]
+#[ignore = "started by mpirun from the other tests"]
+fn worker() {
+    let Ok(case) = env::var(CASE) else {
+        println!("skipped: started without a case");
+        return;
+    };
+    let launcher = detect_launcher(|name| env::var(name).ok()).expect("mpirun is detected");
+    match case.as_str() {
+        "collectives" => contract_of_processes(None),
+        "collectives in small messages" => contract_of_processes(Some(1000)),
+        "coordination" => {
+            let coordinator = launch(Duration::from_secs(30));
+            assert_eq!(coordinator.world().rank(), launcher.rank);
+            assert_eq!(Some(coordinator.world().num_ranks()), launcher.num_ranks);
+            contract::coordination(&coordinator);
+            coordinator.shutdown().unwrap();
+            println!("{KEPT}");
+        }
+        "lengths differ" => failing_together(contract::lengths_differ),
+        "calls differ" => failing_together(contract::calls_differ),
+        "a call is skipped" => failing_together(contract::a_call_is_skipped),
+        "a rank is missing" => failing_together(contract::a_rank_is_missing),
+        "a rank panics" => panics_on_another_thread(),
+        "a rank freezes" => freezes("STOP"),
+        "a rank is killed" => freezes("KILL"),
+        "a rank exits" => exits_without_leave(),
+        other => panic!("unknown case {other}"),
+    }
+}
+
+fn contract_of_processes(max_message_len: Option<usize>) {
+    let mut comm = MpiCommunicator::init().unwrap();
+    assert!(comm.library().contains("MPI") || comm.library().contains("MPICH"), "{}", comm.library());
+    if let Some(max_len) = max_message_len {
+        comm.set_max_message_len(max_len);
+    }
+    contract::collectives(&mut comm);
+    comm.shutdown().unwrap();
+    println!("{KEPT}");
+}
+
+/// Runs a function after which the group is unusable. No rank may end before all have seen their
+/// error: a launcher ends the job with the first process that leaves without finalising.
+fn failing_together(body: fn(&mut dyn Communicator)) {
+    let mut comm = MpiCommunicator::init().unwrap();
+    body(&mut comm);
+    println!("{KEPT}");
+    pause(Duration::from_secs(3));
+    comm.abort(ABORT_CODE);
+}
+
+fn launch(timeout: Duration) -> Coordinator {
+    Coordinator::launch(Launch::Mpi, CoordinatorOptions { timeout }).unwrap()
+}
+
+/// Waits for peers that will not come, as the step of a training would.
+fn wait_and_end(coordinator: &Coordinator) -> ! {
+    let err: CoordinatorError = coordinator.barrier("step 7").expect_err("a peer does not come");
+    println!("rank {}: {}", coordinator.world().rank(), err.chain());
+    coordinator.abort(err.exit_code());
+    unreachable!("an MPI process ends in abort");
+}
+
+fn panics_on_another_thread() {
+    let coordinator = launch(Duration::from_secs(60));
+    let abort = coordinator.abort_handle();
+    let default_hook = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        default_hook(info);
+        abort.abort(7);
+    }));
+    coordinator.barrier("all here").unwrap();
+    if coordinator.world().rank() + 1 == coordinator.world().num_ranks() {
+        let _ = thread::spawn(|| panic!("the last rank fails as this test wants")).join();
+    }
+    wait_and_end(&coordinator);
+}
+
+/// Sends itself a signal that it cannot handle.
+fn freezes(signal: &str) {
+    let coordinator = launch(Duration::from_secs(2));
+    coordinator.barrier("all here").unwrap();
+    if coordinator.world().rank() + 1 == coordinator.world().num_ranks() {
+        let own_pid = process::id().to_string();
+        Command::new("kill").args([&format!("-{signal}"), &own_pid]).status().unwrap();
+        pause(HARD_LIMIT);
+    }
+    if signal == "KILL" {
+        pause(HARD_LIMIT);
+    }
+    wait_and_end(&coordinator);
+}
+
+fn exits_without_leave() {
+    let coordinator = launch(Duration::from_secs(20));
+    coordinator.barrier("all here").unwrap();
+    if coordinator.world().rank() == 0 {
+        process::exit(1);
+    }
+    wait_and_end(&coordinator);
+}
