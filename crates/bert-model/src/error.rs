@@ -1,0 +1,31 @@
+//! Reasons why a model refuses to be built or to run.
+
+use crate::config::ConfigError;
+
+/// Reasons why a model refuses to be built or to run.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The configuration describes no BERT.
+    #[error("failed to build the model: its configuration is not valid")]
+    Config(#[from] ConfigError),
+    /// A batch does not fit the model or contradicts itself.
+    #[error("batch.{field}: expected {expected}, got {got}")]
+    Batch {
+        /// Field of [`PretrainBatch`](crate::PretrainBatch).
+        field: &'static str,
+        /// What would have been accepted.
+        expected: String,
+        /// What was given.
+        got: String,
+    },
+    /// Values handed over for a bucket do not fill it.
+    #[error("bucket `{bucket}`: expected {expected} values, got {got}")]
+    BucketLen {
+        /// Name of the bucket.
+        bucket: String,
+        /// Its size.
+        expected: usize,
+        /// Number of values given.
+        got: usize,
+    },
+}

@@ -1,0 +1,131 @@
+//! The two small modules all stages are made of, the activation, and the numbering of dropout sites.
+
+use bert_random::Key;
+use burn::{
+    Tensor,
+    module::{Module, Param},
+    tensor::activation,
+};
+
+use crate::{config::HiddenAct, ops, parameters::BucketSource};
+
+/// A linear map with bias; the weight is `[out, in]`.
+#[derive(Module, Debug)]
+pub(crate) struct Linear {
+    weight: Param<Tensor<2>>,
+    bias: Param<Tensor<1>>,
+}
+
+impl Linear {
+    pub(crate) fn load(source: &mut BucketSource<'_>, name: &str) -> Self {
+        Self { weight: source.take(&format!("{name}.weight")), bias: source.take(&format!("{name}.bias")) }
+    }
+
+    /// Applies the map.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[num_positions, in]`
+    /// - output: `[num_positions, out]`
+    pub(crate) fn forward(&self, input: Tensor<2>) -> Tensor<2> {
+        ops::linear(input, self.weight.val(), self.bias.val())
+    }
+}
+
+/// LayerNorm over the residual stream.
+#[derive(Module, Debug)]
+pub(crate) struct LayerNorm {
+    weight: Param<Tensor<1>>,
+    bias: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    pub(crate) fn load(source: &mut BucketSource<'_>, epsilon: f64) -> Self {
+        Self { weight: source.take("LayerNorm.weight"), bias: source.take("LayerNorm.bias"), epsilon }
+    }
+
+    /// Normalises each position.
+    ///
+    /// # Shapes
+    ///
+    /// - input, output: `[num_positions, hidden]`
+    pub(crate) fn forward(&self, input: Tensor<2>) -> Tensor<2> {
+        ops::layer_norm(input, self.weight.val(), self.bias.val(), self.epsilon as f32)
+    }
+}
+
+/// Applies the configured activation element by element.
+///
+/// # Shapes
+///
+/// - input, output: any
+pub(crate) fn activate<const D: usize>(activation: HiddenAct, input: Tensor<D>) -> Tensor<D> {
+    match activation {
+        HiddenAct::Gelu => ops::gelu(input),
+        HiddenAct::GeluTanh => activation::gelu_approximate(input),
+        HiddenAct::Relu => activation::relu(input),
+    }
+}
+
+/// A place in the network where elements are dropped. The numbers are part of what a seed means.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum DropoutSite {
+    Embeddings,
+    AttentionProbs { layer_idx: usize },
+    AttentionOutput { layer_idx: usize },
+    FeedForwardOutput { layer_idx: usize },
+}
+
+impl DropoutSite {
+    fn number(self) -> u64 {
+        let (layer_idx, site) = match self {
+            Self::Embeddings => return 0,
+            Self::AttentionProbs { layer_idx } => (layer_idx, 1),
+            Self::AttentionOutput { layer_idx } => (layer_idx, 2),
+            Self::FeedForwardOutput { layer_idx } => (layer_idx, 3),
+        };
+        3 * layer_idx as u64 + site
+    }
+}
+
+/// Drops elements, if there is a key: without one the model is evaluated.
+///
+/// # Shapes
+///
+/// - input, output: any
+pub(crate) fn drop_elements<const D: usize>(
+    input: Tensor<D>,
+    key: Option<Key>,
+    site: DropoutSite,
+    probability: f64,
+) -> Tensor<D> {
+    match key {
+        Some(key) if probability > 0.0 => ops::dropout(input, key.with(site.number()), probability as f32),
+        _ => input,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn dropout_sites_have_distinct_stable_numbers() {
+        let numbers: Vec<_> = (0..3)
+            .flat_map(|layer_idx| {
+                [
+                    DropoutSite::AttentionProbs { layer_idx },
+                    DropoutSite::AttentionOutput { layer_idx },
+                    DropoutSite::FeedForwardOutput { layer_idx },
+                ]
+            })
+            .chain([DropoutSite::Embeddings])
+            .map(DropoutSite::number)
+            .collect();
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]);
+        assert_eq!(numbers.iter().collect::<BTreeSet<_>>().len(), numbers.len());
+    }
+}

@@ -1,0 +1,41 @@
+//! BERT on burn: stages with staged backward, initialisation, Hugging Face files.
+//!
+//! A model is a list of stages: embeddings, encoder layers, heads. [`PretrainModel`] runs them forward one by one
+//! on detached boundaries and backward one by one, handing each stage's gradients to a [`GradientSink`] the moment
+//! they are complete, so that a caller can reduce them over ranks while the next stage still computes.
+//!
+//! # Shapes
+//!
+//! `num_rows` sequences of `row_len` tokens; `hidden` the width of the residual stream, which is kept as
+//! `[num_rows * row_len, hidden]` throughout; `heads * head_size = hidden`. Linear weights are `[out, in]`.
+//!
+//! # What is not here
+//!
+//! No ranks, no clock, no generator state: dropout and initialisation are functions of a
+//! [`Key`](bert_random::Key). Files are read and written in [`hf`] only. Results do not depend on the number of
+//! threads: work is split by output, never by the summed dimension.
+
+mod batch;
+mod config;
+mod embeddings;
+mod encoder;
+mod error;
+mod heads;
+pub mod hf;
+mod init;
+mod layers;
+mod layout;
+mod loss;
+mod ops;
+mod parameters;
+mod pretrain;
+#[cfg(test)]
+mod test_support;
+
+pub use batch::PretrainBatch;
+pub use config::{ConfigError, HiddenAct, ModelConfig};
+pub use error::ModelError;
+pub use init::initial_bucket;
+pub use layout::{BucketLayout, ParameterLayout, ParameterSpec};
+pub use loss::{BatchLosses, LossScale};
+pub use pretrain::{BackendKind, GradientSink, PretrainModel};

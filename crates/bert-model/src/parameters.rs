@@ -1,0 +1,123 @@
+//! Between modules and flat buckets: building, reading and replacing parameters, and reading their gradients.
+//!
+//! Every module declares its fields in layout order, and burn visits fields in that order; so one running offset is
+//! all the bookkeeping there is. Names and shapes are checked when a module is built.
+
+use burn::{
+    Tensor,
+    module::{Module, ModuleMapper, ModuleVisitor, Param},
+    tensor::Gradients,
+};
+
+use crate::{layout::BucketLayout, ops::raw};
+
+/// Hands out the parameters of one bucket, in layout order, as tracked tensors.
+pub(crate) struct BucketSource<'a> {
+    layout: &'a BucketLayout,
+    values: &'a [f32],
+    next_idx: usize,
+}
+
+impl<'a> BucketSource<'a> {
+    pub(crate) fn new(layout: &'a BucketLayout, values: &'a [f32]) -> Self {
+        assert_eq!(values.len(), layout.num_elements, "values of bucket `{}`", layout.name);
+        Self { layout, values, next_idx: 0 }
+    }
+
+    /// Takes the next parameter.
+    ///
+    /// # Panics
+    ///
+    /// If the next parameter of the layout has another name or rank: a module whose fields stand in another order.
+    pub(crate) fn take<const D: usize>(&mut self, name_end: &str) -> Param<Tensor<D>> {
+        let spec = &self.layout.parameters[self.next_idx];
+        assert!(spec.name.ends_with(name_end), "expected a parameter `..{name_end}`, got `{}`", spec.name);
+        self.next_idx += 1;
+        let shape: [usize; D] = spec.shape.clone().try_into().expect("a parameter has the rank of its field");
+        let tensor = raw::from_values(self.values[spec.range()].to_vec(), shape);
+        Param::from_tensor(tensor.autodiff().require_grad())
+    }
+}
+
+/// Copies all parameters of a module to `out`.
+///
+/// # Panics
+///
+/// If `out` is shorter than the module's parameters.
+pub(crate) fn read<M: Module>(module: &M, out: &mut [f32]) {
+    struct Reader<'a>(&'a mut [f32]);
+
+    impl ModuleVisitor for Reader<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let tensor = param.val();
+            let head =
+                self.0.split_off_mut(..tensor.shape().num_elements()).expect("a bucket holds its module");
+            raw::copy_to(tensor, head);
+        }
+    }
+
+    let mut reader = Reader(out);
+    module.visit(&mut reader);
+    assert!(reader.0.is_empty(), "a bucket is as long as its module");
+}
+
+/// Replaces all parameters of a module, in place, and leaves them tracked.
+///
+/// # Panics
+///
+/// If `values` is not as long as the module's parameters.
+pub(crate) fn write<M: Module>(module: &mut M, values: &[f32]) {
+    struct Writer<'a>(&'a [f32]);
+
+    impl ModuleMapper for Writer<'_> {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (id, tensor, mapper) = param.consume();
+            let head = self.0.split_off(..tensor.shape().num_elements()).expect("a bucket holds its module");
+            let tensor = raw::overwrite(tensor, head).autodiff().require_grad();
+            Param::from_mapped_value(id, tensor, mapper)
+        }
+    }
+
+    let mut writer = Writer(values);
+    *module = take(module).map(&mut writer);
+    assert!(writer.0.is_empty(), "a bucket is as long as its module");
+}
+
+/// Moves a module out and leaves an empty shell, so that its tensors have one owner and can be written in place.
+fn take<M: Module>(module: &mut M) -> M {
+    struct Emptier;
+
+    impl ModuleMapper for Emptier {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|_| raw::from_values(Vec::new(), [0; D]))
+        }
+    }
+
+    let shell = module.clone().map(&mut Emptier);
+    std::mem::replace(module, shell)
+}
+
+/// Moves the gradients of all parameters of a module to `out`; zeros where nothing depended on a parameter.
+///
+/// # Panics
+///
+/// If `out` is not as long as the module's parameters.
+pub(crate) fn take_gradients<M: Module>(module: &M, gradients: &mut Gradients, out: &mut [f32]) {
+    struct GradientReader<'a, 'g>(&'a mut [f32], &'g mut Gradients);
+
+    impl ModuleVisitor for GradientReader<'_, '_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let tensor = param.val();
+            let head =
+                self.0.split_off_mut(..tensor.shape().num_elements()).expect("a bucket holds its module");
+            match tensor.grad_remove(self.1) {
+                Some(gradient) => raw::copy_to(gradient, head),
+                None => head.fill(0.0),
+            }
+        }
+    }
+
+    let mut reader = GradientReader(out, gradients);
+    module.visit(&mut reader);
+    assert!(reader.0.is_empty(), "a bucket is as long as its module");
+}

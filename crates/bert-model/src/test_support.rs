@@ -1,0 +1,95 @@
+//! Small configurations and batches with pairwise distinct dimensions, for the tests of this crate.
+
+use crate::{
+    batch::PretrainBatch,
+    config::{HiddenAct, ModelConfig},
+};
+
+/// A model small enough for finite differences.
+pub(crate) fn tiny_config() -> ModelConfig {
+    ModelConfig {
+        vocab_size: 37,
+        hidden_size: 12,
+        num_hidden_layers: 2,
+        num_attention_heads: 3,
+        intermediate_size: 20,
+        max_position_embeddings: 11,
+        type_vocab_size: 2,
+        hidden_act: HiddenAct::Gelu,
+        hidden_dropout_prob: 0.1,
+        attention_probs_dropout_prob: 0.1,
+        layer_norm_eps: 1e-12,
+        initializer_range: 0.02,
+    }
+}
+
+/// A batch that owns its fields, so that tests can change them.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnedBatch {
+    pub(crate) num_rows: usize,
+    pub(crate) row_len: usize,
+    pub(crate) input_ids: Vec<u32>,
+    pub(crate) token_type_ids: Vec<u8>,
+    pub(crate) lengths: Vec<u32>,
+    pub(crate) mlm_positions: Vec<u32>,
+    pub(crate) mlm_labels: Vec<u32>,
+    pub(crate) nsp_labels: Vec<u8>,
+}
+
+impl OwnedBatch {
+    /// Three rows of up to seven tokens, four of them masked, one row shorter than the others.
+    pub(crate) fn tiny() -> Self {
+        Self::from_rows(&[
+            (&[2, 9, 4, 3, 8, 30, 3], &[(1, 6), (4, 36)], 0),
+            (&[2, 5, 3, 7, 3], &[(3, 11)], 1),
+            (&[2, 4, 17, 21, 3, 9, 3], &[(1, 20)], 1),
+        ])
+    }
+
+    /// Rows of (tokens, (column, label) of the masked ones, sentence label); segment B starts after the first 3.
+    pub(crate) fn from_rows(rows: &[(&[u32], &[(u32, u32)], u8)]) -> Self {
+        let row_len = rows.iter().map(|(tokens, ..)| tokens.len()).max().unwrap();
+        Self::padded(rows, row_len)
+    }
+
+    /// As [`Self::from_rows`] with more padding.
+    pub(crate) fn padded(rows: &[(&[u32], &[(u32, u32)], u8)], row_len: usize) -> Self {
+        let mut batch = Self {
+            num_rows: rows.len(),
+            row_len,
+            input_ids: Vec::new(),
+            token_type_ids: Vec::new(),
+            lengths: Vec::new(),
+            mlm_positions: Vec::new(),
+            mlm_labels: Vec::new(),
+            nsp_labels: Vec::new(),
+        };
+        for (row_idx, (tokens, masked, nsp_label)) in rows.iter().enumerate() {
+            let border = tokens.iter().position(|&token| token == 3).unwrap();
+            for column in 0..row_len {
+                batch.input_ids.push(tokens.get(column).copied().unwrap_or(0));
+                batch.token_type_ids.push(u8::from(column > border && column < tokens.len()));
+            }
+            batch.lengths.push(tokens.len() as u32);
+            for (column, label) in *masked {
+                batch.mlm_positions.push((row_idx * row_len) as u32 + column);
+                batch.mlm_labels.push(*label);
+            }
+            batch.nsp_labels.push(*nsp_label);
+        }
+        batch
+    }
+
+    pub(crate) fn borrow(&self) -> PretrainBatch<'_> {
+        PretrainBatch {
+            num_rows: self.num_rows,
+            row_len: self.row_len,
+            input_ids: &self.input_ids,
+            token_type_ids: &self.token_type_ids,
+            lengths: &self.lengths,
+            mlm_positions: &self.mlm_positions,
+            mlm_labels: &self.mlm_labels,
+            nsp_labels: &self.nsp_labels,
+        }
+    }
+}
