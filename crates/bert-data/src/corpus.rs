@@ -190,3 +190,13 @@ impl Corpus {
         (shard_idx, document - self.first_documents[shard_idx])
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A document that lies nowhere, for tests of what is computed from sentence lengths.
+    pub(crate) fn document() -> Document {
+        Document { shard_idx: 0, first_sentence: 0, sentence_lengths: vec![] }
+    }
+}

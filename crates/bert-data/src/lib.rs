@@ -1,15 +1,45 @@
-//! Text in, masked batches out: tokenizer, shards, pairs, masks, prefetch.
+//! Text in, masked batches out.
+//!
+//! ```text
+//! text -> lines -> WordPiece -> shards                 text, tokenizer, words, vocab, shards
+//! shards -> sample plan -> order -> pair -> mask       corpus, split, plan, pairs, masking
+//!        -> micro-batch -> prefetch                    batch, pretrain, prefetch, describe
+//! ```
+//! Everything random is a pure function of (seed, purpose, epoch, document or sample), through keys of `bert-random`;
+//! there is no generator and no iterator state. Hence a data position is one integer, and rank counts, thread counts
+//! and restarts cannot change a batch.
+//!
+//! Not here: tensors, ranks, clocks, printing. Nothing is mapped into memory and nothing is `unsafe`.
+
+#![forbid(unsafe_code)]
+
+mod batch;
+mod config;
 mod corpus;
+mod describe;
 mod error;
 mod files;
+pub mod masking;
+mod pairs;
+mod plan;
+mod prefetch;
+mod pretrain;
 pub mod shards;
+mod split;
 pub mod text;
 mod tokenizer;
 pub mod vocab;
 mod words;
 
+pub use batch::{MicroBatch, Sample};
+pub use config::{
+    MaskMode, MaskStrategy, MaskingConfig, PretrainDataConfig, ReplaceShares, ReplaceUnit, SentenceObjective,
+};
 pub use corpus::{Corpus, Document};
+pub use describe::describe_row;
 pub use error::{DataError, DataErrorKind};
 pub use files::FileRecord;
+pub use prefetch::{Prefetcher, StepBatches};
+pub use pretrain::{EvalBaselines, PretrainData, SamplePosition};
 pub use tokenizer::{EncodedLine, SPECIAL_TOKENS, SpecialIds, Tokenizer};
 pub use words::{Language, WordSegmenter};

@@ -343,7 +343,9 @@ fn manifest_of(request: &ShardBuildRequest, plan: &BuildPlan, shards: Vec<ShardR
 /// Hash over the hashes of all blocks.
 fn text_fingerprint(block_hashes: impl Iterator<Item = String>) -> String {
     let mut hasher = blake3::Hasher::new();
-    block_hashes.for_each(|hash| drop(hasher.update(hash.as_bytes())));
+    for hash in block_hashes {
+        hasher.update(hash.as_bytes());
+    }
     hasher.finalize().to_hex().to_string()
 }
 

@@ -1,0 +1,278 @@
+//! Batches of pre-training data by position: the same for every number of ranks, threads and restarts.
+//!
+//! ```text
+//! step, slot -> position in one endless sequence -> epoch, index -> permuted sample -> row -> masked row
+//! ```
+//! Every arrow is a pure function of the corpus, the settings and the seed. What is kept between calls is a cache.
+
+mod evaluation;
+
+pub use evaluation::EvalBaselines;
+
+use crate::batch::{MicroBatch, Sample};
+use crate::config::{MaskMode, PretrainDataConfig, SentenceObjective};
+use crate::corpus::Corpus;
+use crate::error::DataError;
+use crate::masking::Masker;
+use crate::pairs::build_row;
+use crate::plan::{EpochPlan, MIN_SAMPLE_TOKENS, PlanContext, PlanRules, PlannedSample, Runs};
+use crate::split::{Side, Split};
+use crate::tokenizer::SpecialIds;
+use bert_random::{Key, Permutation, Purpose};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Plans kept at a time: a batch touches two epochs at most.
+const MAX_CACHED_PLANS: usize = 3;
+
+/// Where a position of the endless sequence of samples lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SamplePosition {
+    /// Epoch, from 0.
+    pub epoch: u64,
+    /// Index in the order of that epoch.
+    pub index_in_epoch: u64,
+    /// Index in the plan of that epoch, in document order.
+    pub sample_idx: u64,
+}
+
+/// Pre-training data: share it between threads behind an [`Arc`].
+pub struct PretrainData {
+    context: PlanContext,
+    config: PretrainDataConfig,
+    masker: Masker,
+    special: SpecialIds,
+    epochs: Mutex<Epochs>,
+    /// Samples of the held-out documents, if any are held out.
+    held_out: Option<EpochPlan>,
+}
+
+/// What has been computed about epochs so far.
+struct Epochs {
+    /// Position at which epoch 0, 1, .. begins.
+    starts: Vec<u64>,
+    /// Most recently computed plans, by copy.
+    plans: VecDeque<(u64, Arc<EpochPlan>)>,
+}
+
+/// The keys of one sample.
+struct SampleKeys {
+    pair: Key,
+    mask: Key,
+}
+
+impl std::fmt::Debug for PretrainData {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PretrainData").field("corpus", &self.context.corpus).field("config", &self.config).finish()
+    }
+}
+
+impl PretrainData {
+    /// Checks the settings, splits the documents and plans the first epoch.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Config`] for a setting out of range; [`DataError::TooFewDocuments`] if the objective cannot be
+    /// had with this corpus; [`DataError::NoSamples`]; [`DataError::Io`].
+    pub fn new(corpus: Arc<Corpus>, config: PretrainDataConfig) -> Result<Self, DataError> {
+        config.validate()?;
+        let manifest = corpus.manifest();
+        let special = manifest.special;
+        let vocab_size = manifest.vocab_size as usize;
+        let masker = Masker::new(&config.masking, special, &manifest.special_ids, vocab_size)?;
+        let objective = config.objective;
+        let split = Split::new(
+            corpus.num_documents(),
+            config.validation_fraction,
+            objective.min_documents(),
+            objective.name(),
+            config.seed,
+        )?;
+        let rules = PlanRules {
+            objective,
+            max_tokens: config.max_tokens() as u64,
+            short_seq_prob: config.short_seq_prob,
+        };
+        let context = PlanContext { runs: Runs::new(&corpus)?, corpus, split, rules };
+        let held_out = evaluation::plan_held_out(&context, config.seed)?;
+        let epochs = Mutex::new(Epochs { starts: vec![0], plans: VecDeque::new() });
+        let data = Self { context, config, masker, special, epochs, held_out };
+        if data.num_samples(0)? == 0 {
+            return Err(DataError::NoSamples { place: "training", expected: MIN_SAMPLE_TOKENS });
+        }
+        Ok(data)
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &PretrainDataConfig {
+        &self.config
+    }
+
+    /// The corpus.
+    pub fn corpus(&self) -> &Corpus {
+        &self.context.corpus
+    }
+
+    /// Samples in an epoch. Epochs differ a little, since every one is cut anew.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Io`] if sentence lengths cannot be read.
+    pub fn num_samples(&self, epoch: u64) -> Result<u64, DataError> {
+        Ok(self.plan(epoch)?.num_samples())
+    }
+
+    /// Position at which an epoch begins, so `position_of_epoch(n)` samples make `n` epochs.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Io`] if sentence lengths cannot be read.
+    pub fn position_of_epoch(&self, epoch: u64) -> Result<u64, DataError> {
+        loop {
+            let known = {
+                let epochs = self.lock();
+                if let Some(&start) = epochs.starts.get(epoch as usize) {
+                    return Ok(start);
+                }
+                epochs.starts.len() as u64 - 1
+            };
+            self.extend_epochs(known)?;
+        }
+    }
+
+    /// Epoch and sample of a position of the endless sequence.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Io`] if sentence lengths cannot be read.
+    pub fn locate(&self, position: u64) -> Result<SamplePosition, DataError> {
+        let (epoch, start) = loop {
+            let known = {
+                let epochs = self.lock();
+                let num_started = epochs.starts.partition_point(|&start| start <= position);
+                if num_started < epochs.starts.len() {
+                    break (num_started as u64 - 1, epochs.starts[num_started - 1]);
+                }
+                epochs.starts.len() as u64 - 1
+            };
+            self.extend_epochs(known)?;
+        };
+        let index_in_epoch = position - start;
+        let key = Key::new(self.config.seed, Purpose::Order).with(epoch);
+        let order = Permutation::new(self.num_samples(epoch)?, key);
+        Ok(SamplePosition { epoch, index_in_epoch, sample_idx: order.at(index_in_epoch) })
+    }
+
+    /// The masked sample at a position, with all that is known about it.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Io`] if the shards cannot be read.
+    pub fn sample(&self, position: u64) -> Result<Sample, DataError> {
+        let SamplePosition { epoch, sample_idx, .. } = self.locate(position)?;
+        let planned = self.plan(epoch)?.sample(&self.context, sample_idx)?;
+        let copy = self.copy(epoch);
+        let key = |purpose| Key::new(self.config.seed, purpose).with(copy).with(sample_idx);
+        let keys = SampleKeys { pair: key(Purpose::Pair), mask: key(Purpose::Mask) };
+        self.realize(&planned, epoch, sample_idx, &keys)
+    }
+
+    /// The rows of one slot of one step: positions `step * global_batch_size + slot * micro_batch_size` and on.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Config`] if there is no such slot; [`DataError::Io`] if the shards cannot be read.
+    pub fn micro_batch(&self, step: u64, slot: usize) -> Result<MicroBatch, DataError> {
+        let num_slots = self.config.num_slots();
+        if slot >= num_slots {
+            return Err(DataError::config("slot", &format!("below {num_slots}"), slot));
+        }
+        let num_rows = self.config.micro_batch_size as u64;
+        let first = step * self.config.global_batch_size as u64 + slot as u64 * num_rows;
+        let samples: Vec<Sample> =
+            (first..first + num_rows).map(|position| self.sample(position)).collect::<Result<_, _>>()?;
+        Ok(self.batch(step, slot, &samples))
+    }
+
+    fn batch(&self, step: u64, slot: usize, samples: &[Sample]) -> MicroBatch {
+        MicroBatch::new(step, slot, samples, self.config.max_seq_length, self.special.pad)
+    }
+
+    /// Reads, pairs and masks a planned sample.
+    fn realize(
+        &self,
+        planned: &PlannedSample,
+        epoch: u64,
+        sample_idx: u64,
+        keys: &SampleKeys,
+    ) -> Result<Sample, DataError> {
+        let row = build_row(&self.context, planned, self.special, keys.pair)?;
+        let masked = self.masker.mask(&row.tokens, &row.word_starts, keys.mask);
+        Ok(Sample {
+            epoch,
+            sample_idx,
+            document: planned.document,
+            other_document: row.other_document,
+            original_ids: row.tokens,
+            input_ids: masked.input_ids,
+            token_type_ids: row.token_type_ids,
+            word_starts: row.word_starts,
+            mlm_positions: masked.positions,
+            mlm_labels: masked.labels,
+            replacements: masked.replacements,
+            units: masked.units,
+            nsp_label: row.label,
+            num_truncated: row.num_truncated,
+        })
+    }
+
+    /// What keys samples and masks: the epoch, or the static copy it repeats.
+    fn copy(&self, epoch: u64) -> u64 {
+        match self.config.masking.mode {
+            MaskMode::Dynamic => epoch,
+            MaskMode::Static { num_copies } => epoch % num_copies,
+        }
+    }
+
+    /// The plan of an epoch. Computed outside the lock: two threads may do it twice, never wait for each other.
+    fn plan(&self, epoch: u64) -> Result<Arc<EpochPlan>, DataError> {
+        let copy = self.copy(epoch);
+        if let Some((_, plan)) = self.lock().plans.iter().find(|(known, _)| *known == copy) {
+            return Ok(plan.clone());
+        }
+        let key = Key::new(self.config.seed, Purpose::SamplePlan).with(copy);
+        let plan = Arc::new(EpochPlan::new(&self.context, Side::Training, key)?);
+        let mut epochs = self.lock();
+        if !epochs.plans.iter().any(|(known, _)| *known == copy) {
+            epochs.plans.push_back((copy, plan.clone()));
+            if epochs.plans.len() > MAX_CACHED_PLANS {
+                epochs.plans.pop_front();
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Finds out where the epoch after `epoch` begins, if nobody else has.
+    fn extend_epochs(&self, epoch: u64) -> Result<(), DataError> {
+        let num_samples = self.num_samples(epoch)?;
+        let mut epochs = self.lock();
+        if epochs.starts.len() as u64 == epoch + 1 {
+            let next = epochs.starts[epoch as usize] + num_samples;
+            epochs.starts.push(next);
+        }
+        Ok(())
+    }
+
+    /// The cache; what a panicking thread left in it is still true.
+    fn lock(&self) -> MutexGuard<'_, Epochs> {
+        self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The objective about two segments.
+    pub fn objective(&self) -> SentenceObjective {
+        self.config.objective
+    }
+}
+
+#[cfg(test)]
+mod tests;
