@@ -1,7 +1,7 @@
 //! What the multi-process tests share: a corpus, a configuration, runs with a hard timeout, comparisons.
 //!
 //! Never decides what is right; every test states its own expectation.
-#![allow(dead_code, reason = "each test binary uses its part of the support")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its part of the support")]
 
 pub mod process;
 pub mod text;
@@ -16,7 +16,7 @@ use bert_train::checkpoint::hash::checkpoint_hash;
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub use process::{Finished, Running};
+pub use process::Running;
 
 /// Path of the program under test.
 pub const BERT_TRAIN: &str = env!("CARGO_BIN_EXE_bert-train");

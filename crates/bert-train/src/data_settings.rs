@@ -77,7 +77,7 @@ fn masking(config: &Config) -> MaskingConfig {
         },
         mode: match masking.mode {
             Mode::Dynamic => MaskMode::Dynamic,
-            Mode::Static => MaskMode::Static,
+            Mode::Static => MaskMode::Static { num_copies: masking.dupe_factor },
         },
     }
 }
@@ -99,8 +99,8 @@ pub fn model_config(config: &Config, vocab_size: usize) -> ModelConfig {
             "gelu_tanh" => HiddenAct::GeluTanh,
             _ => HiddenAct::Gelu,
         },
-        hidden_dropout_prob: model.hidden_dropout_prob as f32,
-        attention_probs_dropout_prob: model.attention_probs_dropout_prob as f32,
+        hidden_dropout_prob: model.hidden_dropout_prob,
+        attention_probs_dropout_prob: model.attention_probs_dropout_prob,
         layer_norm_eps: model.layer_norm_eps,
         initializer_range: model.initializer_range,
     }

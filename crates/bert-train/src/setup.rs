@@ -5,7 +5,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use bert_coordinator::{Coordinator, LauncherInfo, slots_of_rank, sums_like_one_rank};
+use bert_coordinator::{Coordinator, slots_of_rank, sums_like_one_rank};
 use bert_data::{
     Corpus, DataError, Prefetcher, PretrainData, Tokenizer, describe_row,
     shards::{self, BuildShare, BuildStatus, Verify},

@@ -106,6 +106,7 @@ fn check_masking(config: &Config) -> Result<(), ConfigError> {
     let masking = &config.masking;
     within("masking.mlm_probability", masking.mlm_probability, 0.001, 0.9)?;
     positive("masking.max_predictions_per_seq", masking.max_predictions_per_seq)?;
+    require(masking.dupe_factor > 0, "masking.dupe_factor", masking.dupe_factor, "a number above 0")?;
     let replace = &masking.replace;
     within("masking.replace.mask", replace.mask, 0.0, 1.0)?;
     within("masking.replace.random", replace.random, 0.0, 1.0)?;

@@ -201,6 +201,8 @@ pub struct MaskingSection {
     pub unit: Unit,
     /// Whether masks change with the epoch.
     pub mode: Mode,
+    /// Copies with masks of their own for `mode = "static"`, which the epochs go through in turn.
+    pub dupe_factor: u64,
     /// Word list for the Chinese segmenter, one word a line; empty for none.
     pub lexicon: String,
 }
@@ -247,7 +249,7 @@ pub enum Unit {
 pub enum Mode {
     /// New masks in every epoch.
     Dynamic,
-    /// The same masks in every epoch.
+    /// The same `dupe_factor` masked copies again and again, as in Google's files.
     Static,
 }
 

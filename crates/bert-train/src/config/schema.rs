@@ -49,6 +49,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "replace",
             "unit",
             "mode",
+            "dupe_factor",
             "lexicon",
         ],
     ),
