@@ -38,6 +38,7 @@ impl AbortHandle {
         match &self.reach {
             Reach::Solo => process::exit(code),
             Reach::Threads(group) => group.abort(code),
+            Reach::Processes(pulse) if pulse.has_left() => process::exit(code),
             Reach::Processes(pulse) => {
                 pulse.request_abort(code);
                 let deadline = Deadline::after(GRACE);

@@ -69,8 +69,8 @@ struct Bucket {
 /// What the communication thread says once it is ready.
 type Ready = Result<(World, String), CoordinatorError>;
 
-/// Added to the timeout before a silent communication thread is given up.
-const STUCK_GRACE: Duration = Duration::from_secs(5);
+/// A communication thread that does not beat for the timeout, but at least so long, is given up.
+const MIN_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Coordinator {
     /// Starts the communication thread and, for MPI, initialises the library on it.
@@ -82,33 +82,50 @@ impl Coordinator {
     /// the timeout.
     pub fn launch(launch: Launch, options: CoordinatorOptions) -> Result<Coordinator, CoordinatorError> {
         let pulse = Arc::new(Pulse::new());
-        let reach = match &launch {
-            Launch::Solo => Reach::Solo,
-            Launch::Thread(comm) => Reach::Threads(comm.handle()),
-            Launch::Mpi => Reach::Processes(Arc::clone(&pulse)),
+        let (reach, on_drop) = match &launch {
+            Launch::Solo => (Reach::Solo, OnDrop::Leave),
+            Launch::Thread(comm) => (Reach::Threads(comm.handle()), OnDrop::Leave),
+            Launch::Mpi => (Reach::Processes(Arc::clone(&pulse)), OnDrop::Linger),
         };
+        Coordinator::start(move || connect(launch), pulse, AbortHandle { reach }, on_drop, options)
+    }
+
+    /// Starts the communication thread, which makes its communicator itself.
+    fn start(
+        connect: impl FnOnce() -> Result<Box<dyn Communicator>, CoordinatorError> + Send + 'static,
+        pulse: Arc<Pulse>,
+        abort: AbortHandle,
+        on_drop: OnDrop,
+        options: CoordinatorOptions,
+    ) -> Result<Coordinator, CoordinatorError> {
         let (requests, inbox) = unbounded();
         let (ready, when_ready) = bounded(1);
         let thread_pulse = Arc::clone(&pulse);
+        let body = move || {
+            thread_pulse.adopt();
+            // If nobody waits for us any more, the closed inbox ends the worker.
+            let _ = match connect() {
+                Ok(mut comm) => {
+                    comm.configure(options.timeout, Arc::clone(&thread_pulse));
+                    let sent = ready.send(Ok((comm.world(), comm.library())));
+                    Worker::new(comm, inbox, thread_pulse, on_drop).run();
+                    sent
+                }
+                Err(err) => ready.send(Err(err)),
+            };
+        };
         let thread = thread::Builder::new()
             .name("communication".to_owned())
-            .spawn(move || communicate(launch, options, inbox, thread_pulse, &ready))
+            .spawn(body)
             .map_err(|err| CoordinatorError::Launch { problem: format!("no communication thread: {err}") })?;
         let phase = "launch".to_owned();
-        let (world, library) = when_ready.recv_timeout(options.timeout).map_err(|err| match err {
+        let ready: Ready = when_ready.recv_timeout(options.timeout).map_err(|err| match err {
             RecvTimeoutError::Timeout => CoordinatorError::ThreadStuck { phase, waited: options.timeout },
             RecvTimeoutError::Disconnected => CoordinatorError::ThreadDied { phase },
-        })??;
-        Ok(Coordinator {
-            world,
-            library,
-            timeout: options.timeout,
-            requests: Some(requests),
-            thread: Some(thread),
-            pulse,
-            abort: AbortHandle { reach },
-            buckets: Mutex::new(Vec::new()),
-        })
+        })?;
+        let (world, library) = ready?;
+        let (requests, thread, buckets) = (Some(requests), Some(thread), Mutex::default());
+        Ok(Coordinator { world, library, timeout: options.timeout, requests, thread, pulse, abort, buckets })
     }
 
     /// Place of this rank among all.
@@ -301,7 +318,7 @@ impl Coordinator {
     /// Waits for a reply as long as the communication thread shows that it lives; its own
     /// deadlines end every wait for peers.
     fn wait<T>(&self, phase: &str, reply: &Receiver<Result<T, CommError>>) -> Result<T, CoordinatorError> {
-        let patience = self.timeout + STUCK_GRACE;
+        let patience = self.timeout.max(MIN_PATIENCE);
         let mut last_beat = self.pulse.num_beats();
         let mut silence = Deadline::after(patience);
         loop {
@@ -344,29 +361,7 @@ impl Drop for Coordinator {
     }
 }
 
-/// Body of the communication thread.
-fn communicate(
-    launch: Launch,
-    options: CoordinatorOptions,
-    inbox: Receiver<Request>,
-    pulse: Arc<Pulse>,
-    ready: &Sender<Ready>,
-) {
-    pulse.adopt();
-    let on_drop = if matches!(launch, Launch::Mpi) { OnDrop::Linger } else { OnDrop::Leave };
-    match connect(launch) {
-        Ok(mut comm) => {
-            comm.configure(options.timeout, Arc::clone(&pulse));
-            // If nobody waits for us any more, the closed inbox ends the worker.
-            let _ = ready.send(Ok((comm.world(), comm.library())));
-            Worker::new(comm, inbox, pulse, on_drop).run();
-        }
-        Err(err) => {
-            let _ = ready.send(Err(err));
-        }
-    }
-}
-
+/// Makes the communicator, on the communication thread.
 fn connect(launch: Launch) -> Result<Box<dyn Communicator>, CoordinatorError> {
     match launch {
         Launch::Solo => Ok(Box::new(SoloCommunicator)),
@@ -407,3 +402,6 @@ fn check_start(phase: &str, expected: usize, got: usize, busy: bool) -> Result<(
 fn not_started(phase: &str) -> CoordinatorError {
     CoordinatorError::Order { phase: phase.to_owned(), problem: "finished before it was started" }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ pub mod exit_code {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CoordinatorError {
     /// A peer died, froze, left or aborted; or the library lost it.
-    #[error("{phase}: a peer rank failed or froze")]
+    #[error("a peer rank failed or froze")]
     PeerFailed {
         /// What this rank was doing.
         phase: String,
@@ -30,7 +30,7 @@ pub enum CoordinatorError {
         source: CommError,
     },
     /// The ranks made different calls: an error of the program, not of a machine.
-    #[error("{phase}: the ranks do not do the same work")]
+    #[error("the ranks do not do the same work")]
     RanksDisagree {
         /// What this rank was doing.
         phase: String,

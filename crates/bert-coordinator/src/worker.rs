@@ -69,6 +69,9 @@ impl Worker {
             match self.requests.recv_timeout(IDLE_POLL) {
                 Ok(Request::Shutdown { reply }) => {
                     let result = self.comm.shutdown();
+                    if result.is_ok() {
+                        self.pulse.leave();
+                    }
                     let finished = result.is_ok() || self.on_drop == OnDrop::Leave;
                     answer(&reply, result);
                     if finished {

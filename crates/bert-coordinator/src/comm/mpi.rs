@@ -95,14 +95,14 @@ impl MpiCommunicator {
         let inbox = flight.hold(Buffer::Bytes(vec![0; num_ranks * WIRE_LEN]));
         let place = |peer: usize| peer * WIRE_LEN..(peer + 1) * WIRE_LEN;
         for peer in self.peers() {
-            self.post(&mut flight, call, Direction::Receive, peer, TAG_CALL, inbox, place(peer))?;
-            self.post(&mut flight, call, Direction::Send, peer, TAG_CALL, outbox, 0..WIRE_LEN)?;
+            self.post(&mut flight, call, Message::receive(peer, TAG_CALL, inbox, place(peer)))?;
+            self.post(&mut flight, call, Message::send(peer, TAG_CALL, outbox, 0..WIRE_LEN))?;
         }
         let mut lens = vec![0; num_ranks];
         lens[self.world.rank()] = payload_len;
         let mut calls = vec![(self.world.rank(), call.to_string())];
         let mut all_agree = true;
-        self.drive(&mut flight, call, |flight, message| {
+        self.drive(&mut flight, call, Backoff::for_peers(), |flight, message| {
             if message.direction == Direction::Receive {
                 let peer = message.peer;
                 match Call::from_wire(flight.received(inbox, place(peer))) {
@@ -138,32 +138,22 @@ impl MpiCommunicator {
         let inbox = flight.hold(recv.0);
         for peer in self.peers() {
             let range = recv.1[peer].clone();
-            self.post(&mut flight, call, Direction::Receive, peer, TAG_PAYLOAD, inbox, range)?;
+            self.post(&mut flight, call, Message::receive(peer, TAG_PAYLOAD, inbox, range))?;
         }
         for peer in self.peers() {
             let range = send.1[peer].clone();
-            self.post(&mut flight, call, Direction::Send, peer, TAG_PAYLOAD, outbox, range)?;
+            self.post(&mut flight, call, Message::send(peer, TAG_PAYLOAD, outbox, range))?;
         }
-        self.drive(&mut flight, call, |_, _| Ok(()))?;
+        self.drive(&mut flight, call, Backoff::for_data(), |_, _| Ok(()))?;
         let mut buffers = flight.into_buffers().into_iter();
         Ok((buffers.next().expect("outbox"), buffers.next().expect("inbox")))
     }
 
-    /// Starts the messages for one range; an empty range needs none.
-    #[allow(clippy::too_many_arguments, reason = "one line per message; a struct would only repeat Message")]
-    fn post(
-        &self,
-        flight: &mut Flight,
-        call: &Call,
-        direction: Direction,
-        peer: usize,
-        tag: i32,
-        buffer_idx: usize,
-        range: Range<usize>,
-    ) -> Result<(), CommError> {
-        for start in range.clone().step_by(self.max_message_len) {
-            let range = start..range.end.min(start + self.max_message_len);
-            let message = Message { direction, peer, tag, buffer_idx, range };
+    /// Starts a message, cut into as many as its length needs; an empty one needs none.
+    fn post(&self, flight: &mut Flight, call: &Call, whole: Message) -> Result<(), CommError> {
+        for start in whole.range.clone().step_by(self.max_message_len) {
+            let range = start..whole.range.end.min(start + self.max_message_len);
+            let message = Message { range, ..whole };
             flight.post(&self.library, message).map_err(|err| library_error(&call.phase, err))?;
         }
         Ok(())
@@ -174,10 +164,10 @@ impl MpiCommunicator {
         &self,
         flight: &mut Flight,
         call: &Call,
+        mut backoff: Backoff,
         mut arrived: impl FnMut(&Flight, &Message) -> Result<(), CommError>,
     ) -> Result<(), CommError> {
         let deadline = Deadline::after(self.timeout);
-        let mut backoff = Backoff::default();
         loop {
             let done = flight.poll(&self.library).map_err(|err| library_error(&call.phase, err))?;
             for message in &done {

@@ -158,6 +158,16 @@ pub(super) struct Message {
     pub(super) range: Range<usize>,
 }
 
+impl Message {
+    pub(super) fn send(peer: usize, tag: c_int, buffer_idx: usize, range: Range<usize>) -> Message {
+        Message { direction: Direction::Send, peer, tag, buffer_idx, range }
+    }
+
+    pub(super) fn receive(peer: usize, tag: c_int, buffer_idx: usize, range: Range<usize>) -> Message {
+        Message { direction: Direction::Receive, peer, tag, buffer_idx, range }
+    }
+}
+
 struct Pending {
     message: Message,
     request: ffi::MPI_Request,
