@@ -79,7 +79,7 @@ impl Worker {
                     }
                 }
                 Ok(request) => self.serve(request),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.comm.idle(),
                 Err(RecvTimeoutError::Disconnected) => match self.on_drop {
                     OnDrop::Leave => return,
                     OnDrop::Linger => nap(IDLE_POLL),

@@ -159,6 +159,16 @@ fn a_frozen_process_is_named_and_the_job_ends() {
 }
 
 #[test]
+fn a_frozen_process_does_not_hold_up_the_shutdown() {
+    check_ends("a rank freezes before shutdown", 5, 30.0, "shutdown: no sign of rank");
+}
+
+#[test]
+fn an_abort_after_the_shutdown_ends_the_process_at_once() {
+    check_ends("an abort after shutdown", 6, 20.0, "leaves with code 6");
+}
+
+#[test]
 fn a_killed_process_ends_the_job() {
     check_ends("a rank is killed", 128 + 9, 30.0, "signal 9");
 }
@@ -197,8 +207,10 @@ fn worker() {
         "a call is skipped" => failing_together(contract::a_call_is_skipped),
         "a rank is missing" => failing_together(contract::a_rank_is_missing),
         "a rank panics" => panics_on_another_thread(),
-        "a rank freezes" => freezes("STOP"),
-        "a rank is killed" => freezes("KILL"),
+        "a rank freezes" => freezes(),
+        "a rank is killed" => is_killed(),
+        "a rank freezes before shutdown" => freezes_before_shutdown(),
+        "an abort after shutdown" => aborts_after_shutdown(),
         "a rank exits" => exits_without_leave(),
         other => panic!("unknown case {other}"),
     }
@@ -246,25 +258,59 @@ fn panics_on_another_thread() {
         abort.abort(7);
     }));
     coordinator.barrier("all here").unwrap();
-    if coordinator.world().rank() + 1 == coordinator.world().num_ranks() {
+    if is_last(&coordinator) {
         let _ = thread::spawn(|| panic!("the last rank fails as this test wants")).join();
     }
     wait_and_end(&coordinator);
 }
 
+fn is_last(coordinator: &Coordinator) -> bool {
+    coordinator.world().rank() + 1 == coordinator.world().num_ranks()
+}
+
 /// Sends itself a signal that it cannot handle.
-fn freezes(signal: &str) {
+fn ends_by_signal(signal: &str) {
+    let own_pid = process::id().to_string();
+    Command::new("kill").args([&format!("-{signal}"), &own_pid]).status().unwrap();
+    pause(HARD_LIMIT);
+}
+
+fn freezes() {
     let coordinator = launch(Duration::from_secs(2));
     coordinator.barrier("all here").unwrap();
-    if coordinator.world().rank() + 1 == coordinator.world().num_ranks() {
-        let own_pid = process::id().to_string();
-        Command::new("kill").args([&format!("-{signal}"), &own_pid]).status().unwrap();
-        pause(HARD_LIMIT);
-    }
-    if signal == "KILL" {
-        pause(HARD_LIMIT);
+    if is_last(&coordinator) {
+        ends_by_signal("STOP");
     }
     wait_and_end(&coordinator);
+}
+
+fn freezes_before_shutdown() {
+    let coordinator = launch(Duration::from_secs(2));
+    coordinator.barrier("all here").unwrap();
+    if is_last(&coordinator) {
+        ends_by_signal("STOP");
+    }
+    let abort = coordinator.abort_handle();
+    let err = coordinator.shutdown().expect_err("a peer does not come");
+    println!("{}", err.chain());
+    abort.abort(err.exit_code());
+}
+
+fn is_killed() {
+    let coordinator = launch(Duration::from_secs(60));
+    coordinator.barrier("all here").unwrap();
+    if is_last(&coordinator) {
+        ends_by_signal("KILL");
+    }
+    wait_and_end(&coordinator);
+}
+
+fn aborts_after_shutdown() {
+    let coordinator = launch(Duration::from_secs(20));
+    let abort = coordinator.abort_handle();
+    coordinator.shutdown().unwrap();
+    println!("leaves with code 6");
+    abort.abort(6);
 }
 
 fn exits_without_leave() {

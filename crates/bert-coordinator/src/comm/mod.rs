@@ -27,6 +27,9 @@ pub use thread::ThreadCommunicator;
 use crate::progress::Pulse;
 use crate::world::World;
 
+/// Wait for peers where nobody has configured another.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// The buffers of a finished exchange.
 #[derive(Debug, Default)]
 pub struct Exchanged {
@@ -87,6 +90,9 @@ pub trait Communicator {
         bounds: &[usize],
         recv: Vec<f32>,
     ) -> Result<Exchanged, CommError>;
+
+    /// Called now and then between operations: lets the library deliver what peers still wait for.
+    fn idle(&mut self) {}
 
     /// Leaves in good order, with all ranks. After an error it leaves nothing behind that waits
     /// for a peer, and returns the error.

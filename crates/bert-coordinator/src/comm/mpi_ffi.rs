@@ -85,6 +85,22 @@ impl Library {
         Ok(c_text(&text).split_whitespace().collect::<Vec<_>>().join(" "))
     }
 
+    /// Lets MPI work on whatever is on its way.
+    pub(super) fn progress(&self) -> Result<(), LibraryError> {
+        let mut flag: c_int = 0;
+        // SAFETY: MPI is initialised, on this thread; `flag` is valid for a write; the status is
+        // the library's constant for "not wanted".
+        check("MPI_Iprobe", unsafe {
+            ffi::MPI_Iprobe(
+                ffi::RSMPI_ANY_SOURCE,
+                ffi::RSMPI_ANY_TAG,
+                ffi::RSMPI_COMM_WORLD,
+                &mut flag,
+                ffi::RSMPI_STATUS_IGNORE,
+            )
+        })
+    }
+
     /// Finalises MPI. Only when all ranks do the same: it waits for them without a deadline.
     pub(super) fn finalize(&self) -> Result<(), LibraryError> {
         // SAFETY: MPI is initialised, on this thread. Flights make no MPI call when dropped.
@@ -114,7 +130,7 @@ fn check(function: &'static str, code: c_int) -> Result<(), LibraryError> {
 
 /// Text up to the first zero byte; the buffers above always end with one.
 fn c_text(text: &[c_char]) -> String {
-    let bytes: Vec<u8> = text.iter().map(|c| c.cast_unsigned()).collect();
+    let bytes: Vec<u8> = text.iter().map(|c| u8::from_ne_bytes(c.to_ne_bytes())).collect();
     CStr::from_bytes_until_nul(&bytes).map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
 }
 

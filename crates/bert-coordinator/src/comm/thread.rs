@@ -7,12 +7,12 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Call, CallKind, CommError, Communicator, Exchanged, Held, check_root, check_slices, own_len};
+use super::{
+    Call, CallKind, CommError, Communicator, DEFAULT_TIMEOUT, Exchanged, Held, check_root, check_slices,
+    own_len,
+};
 use crate::progress::{Deadline, IDLE_POLL, Pulse};
 use crate::world::World;
-
-/// Wait for peers where nobody has configured another.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a rank lays down for the others to read.
 enum Payload {
