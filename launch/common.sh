@@ -46,10 +46,9 @@ prepare_mpirun() {
   cores=$(num_cores)
   mpirun_command=(mpirun -n "$num_ranks")
   [ "$(mpi_flavour)" = openmpi ] || return 0
+  # The program says itself what went wrong, once.
+  mpirun_command+=(--quiet)
   if is_root; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
-  # mpirun kills one second after SIGTERM unless told otherwise; saving a checkpoint may take longer. (4.x, then 5.x.)
-  export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-120}
-  export PRTE_MCA_odls_base_sigkill_timeout=${PRTE_MCA_odls_base_sigkill_timeout:-120}
   # Containers often forbid one process to read another's memory: copy through shared memory instead. (4.x, then 5.x.)
   if in_container; then
     export OMPI_MCA_btl_vader_single_copy_mechanism=${OMPI_MCA_btl_vader_single_copy_mechanism:-none}

@@ -5,7 +5,9 @@
 #   launch/local.sh 2 configs/demo.toml --set schedule.total_steps=100
 #
 # Works with Open MPI 4 and 5 and with MPICH. More ranks than cores are allowed (they share cores). Root is allowed.
-# The program is $BERT_TRAIN, or else the one of `cargo build --release`. Its exit code is passed on where mpirun does so.
+# The program is $BERT_TRAIN, or else the one of `cargo build --release`. Its exit code is passed on.
+# SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and end the run (exit code 75; the same command continues it); a second
+# one ends it at once.
 #
 #   BIND=none   leaves the placement of threads to the operating system (by default each rank keeps its own cores)
 #   HOSTFILE=F  runs on the machines named in F (see launch/hostfile.example); the program and the working folder must lie
@@ -30,4 +32,25 @@ if [ -n "${HOSTFILE:-}" ]; then
 else
   prepare_mpirun "$num_ranks"
 fi
-exec "${mpirun_command[@]}" "$program" "$config" "$@"
+
+# mpirun kills one second after SIGTERM or Ctrl-C, too soon to save; SIGUSR1 it passes on. So it gets a process group of
+# its own, out of reach of the terminal's Ctrl-C, and the signals go through here.
+set -m
+"${mpirun_command[@]}" "$program" "$config" "$@" </dev/null &
+mpirun_pid=$!
+set +m
+num_signals=0
+forward() {
+  num_signals=$((num_signals + 1))
+  if [ "$num_signals" -eq 1 ]; then kill -USR1 "$mpirun_pid"; else kill -TERM "$mpirun_pid"; fi
+}
+trap forward TERM INT USR1
+
+# A signal ends `wait` early: wait again until mpirun has gone.
+status=0
+wait "$mpirun_pid" || status=$?
+while kill -0 "$mpirun_pid" 2>/dev/null; do
+  status=0
+  wait "$mpirun_pid" || status=$?
+done
+exit "$status"
