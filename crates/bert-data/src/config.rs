@@ -143,7 +143,11 @@ impl MaskingConfig {
         let ReplaceShares { mask, random, keep } = self.replace;
         let is_share = [mask, random, keep].iter().all(|share| (0.0..=1.0).contains(share));
         if !is_share || (mask + random + keep - 1.0).abs() > 1e-9 {
-            return Err(DataError::config("replace", "three shares that sum to 1", format!("{:?}", self.replace)));
+            return Err(DataError::config(
+                "replace",
+                "three shares that sum to 1",
+                format!("{:?}", self.replace),
+            ));
         }
         if self.mode == (MaskMode::Static { num_copies: 0 }) {
             return Err(DataError::config("mode", "static with at least 1 copy", "0 copies"));

@@ -18,7 +18,8 @@ pub fn describe_row(batch: &MicroBatch, row: usize, tokenizer: &Tokenizer) -> St
     let name = |id: u32| tokenizer.id_to_token(id).unwrap_or("<outside the vocabulary>");
     let start = row * batch.row_len;
     let length = batch.lengths[row] as usize;
-    let mut text = format!("step {} slot {} row {row} sample {}", batch.step, batch.slot, batch.sample_idxs[row]);
+    let mut text =
+        format!("step {} slot {} row {row} sample {}", batch.step, batch.slot, batch.sample_idxs[row]);
     if let Some(label) = batch.nsp_labels.get(row) {
         write!(text, " label {label}").ok();
     }

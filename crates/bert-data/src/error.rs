@@ -72,7 +72,9 @@ pub enum DataError {
         limit: u64,
     },
     /// A vocabulary lacks a token that BERT needs.
-    #[error("vocabulary `{path}` has no `{token}`: expected [PAD] [UNK] [CLS] [SEP] [MASK]; add the missing one")]
+    #[error(
+        "vocabulary `{path}` has no `{token}`: expected [PAD] [UNK] [CLS] [SEP] [MASK]; add the missing one"
+    )]
     MissingSpecialToken {
         /// The vocabulary file.
         path: PathBuf,
@@ -210,7 +212,12 @@ impl DataError {
     }
 
     /// A damaged file.
-    pub(crate) fn damaged(path: &Path, what: &'static str, expected: impl ToString, got: impl ToString) -> Self {
+    pub(crate) fn damaged(
+        path: &Path,
+        what: &'static str,
+        expected: impl ToString,
+        got: impl ToString,
+    ) -> Self {
         DataError::Damaged {
             path: path.to_path_buf(),
             what,

@@ -49,7 +49,12 @@ impl HashingFile {
 }
 
 /// Hashes the bytes `start..end` of a file with bounded memory.
-pub(crate) fn hash_range(path: &Path, start: u64, end: u64, hasher: &mut blake3::Hasher) -> Result<u64, DataError> {
+pub(crate) fn hash_range(
+    path: &Path,
+    start: u64,
+    end: u64,
+    hasher: &mut blake3::Hasher,
+) -> Result<u64, DataError> {
     let mut file = File::open(path).map_err(DataError::io("open", path))?;
     file.seek(SeekFrom::Start(start)).map_err(DataError::io("seek in", path))?;
     let mut reader = file.take(end - start);

@@ -26,6 +26,8 @@ mod prefetch;
 mod pretrain;
 pub mod shards;
 mod split;
+#[cfg(test)]
+mod testing;
 pub mod text;
 mod tokenizer;
 pub mod vocab;

@@ -72,7 +72,12 @@ pub(crate) fn pieces(sentence_lengths: &[u32], max_tokens: u64) -> Vec<Range<u64
 }
 
 /// Calls `emit` for every sample of a document, in order.
-pub(crate) fn plan_document(sentence_lengths: &[u32], rules: &PlanRules, key: Key, mut emit: impl FnMut(Chunk)) {
+pub(crate) fn plan_document(
+    sentence_lengths: &[u32],
+    rules: &PlanRules,
+    key: Key,
+    mut emit: impl FnMut(Chunk),
+) {
     let mut pieces = pieces(sentence_lengths, rules.max_tokens);
     let mut stream = key.stream();
     let mut idx = 0;
@@ -177,7 +182,8 @@ impl EpochPlan {
                 let (mut num_samples, mut num_negative) = (0, 0);
                 context.visit(run_idx, side, key, |_, chunk| {
                     num_samples += 1;
-                    num_negative += u64::from(matches!(chunk.second, Second::Random { .. } | Second::Swapped));
+                    num_negative +=
+                        u64::from(matches!(chunk.second, Second::Random { .. } | Second::Swapped));
                     true
                 })?;
                 Ok((num_samples, num_negative))
@@ -218,7 +224,12 @@ impl EpochPlan {
         })?;
         found.ok_or_else(|| {
             let what = "samples planned from its sentence lengths";
-            DataError::damaged(context.corpus.dir(), what, self.num_samples(), "fewer than were counted before")
+            DataError::damaged(
+                context.corpus.dir(),
+                what,
+                self.num_samples(),
+                "fewer than were counted before",
+            )
         })
     }
 }

@@ -176,7 +176,8 @@ fn work(make: &MakeBatch, inbox: &Receiver<Task>) {
 /// The message of a panic.
 fn message_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic without a message".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "panic without a message".to_owned())
 }
 
 #[cfg(test)]
@@ -191,7 +192,7 @@ mod tests {
     #[test]
     fn steps_and_slots_come_in_order_whatever_the_threads() {
         for num_threads in [1, 2, 5] {
-            let make = |step, slot| {
+            let make = |step: u64, slot: usize| {
                 if (step + slot as u64).is_multiple_of(3) {
                     std::thread::yield_now();
                 }
@@ -226,7 +227,9 @@ mod tests {
         let mut prefetcher = Prefetcher::spawn_with(Arc::new(make), 0, 3..4, 1, 4).unwrap();
         (0..2).for_each(|_| drop(prefetcher.next_step().unwrap()));
         let error = prefetcher.next_step().unwrap_err();
-        assert!(matches!(&error, DataError::Worker { step: 2, slot: 3, message } if message.contains("cursed")));
+        assert!(
+            matches!(&error, DataError::Worker { step: 2, slot: 3, message } if message.contains("cursed"))
+        );
     }
 
     #[test]

@@ -63,7 +63,10 @@ struct SampleKeys {
 
 impl std::fmt::Debug for PretrainData {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PretrainData").field("corpus", &self.context.corpus).field("config", &self.config).finish()
+        f.debug_struct("PretrainData")
+            .field("corpus", &self.context.corpus)
+            .field("config", &self.config)
+            .finish()
     }
 }
 

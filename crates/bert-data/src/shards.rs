@@ -15,7 +15,9 @@ mod indexed;
 mod manifest;
 mod write;
 
-pub use build::{BuildReport, BuildShare, BuildStatus, ShardBuildRequest, WhenStale, build, finish, prepare, status};
+pub use build::{
+    BuildReport, BuildShare, BuildStatus, ShardBuildRequest, WhenStale, build, finish, prepare, status,
+};
 pub use manifest::{Counts, Manifest, ShardRecord, SourceRecord};
 
 pub(crate) use indexed::Shard;

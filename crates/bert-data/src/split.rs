@@ -33,7 +33,11 @@ impl Split {
         seed: u64,
     ) -> Result<Self, DataError> {
         if !(0.0..1.0).contains(&validation_fraction) {
-            return Err(DataError::config("validation_fraction", "at least 0 and below 1", validation_fraction));
+            return Err(DataError::config(
+                "validation_fraction",
+                "at least 0 and below 1",
+                validation_fraction,
+            ));
         }
         let holds_out = validation_fraction > 0.0;
         let (needed, place) = if holds_out {
@@ -42,10 +46,16 @@ impl Split {
             (min_documents, "in the corpus")
         };
         if num_documents < needed {
-            return Err(DataError::TooFewDocuments { objective, place, expected: needed, got: num_documents });
+            return Err(DataError::TooFewDocuments {
+                objective,
+                place,
+                expected: needed,
+                got: num_documents,
+            });
         }
         let wanted = (num_documents as f64 * validation_fraction).round() as u64;
-        let num_held_out = if holds_out { wanted.clamp(min_documents, num_documents - min_documents) } else { 0 };
+        let num_held_out =
+            if holds_out { wanted.clamp(min_documents, num_documents - min_documents) } else { 0 };
         let order = Permutation::new(num_documents, Key::new(seed, Purpose::Split));
         Ok(Self { order, num_held_out })
     }
@@ -98,9 +108,14 @@ mod tests {
 
     #[test]
     fn at_least_the_minimum_and_never_all() {
-        for (num_documents, fraction, min, expected) in
-            [(100, 0.1, 1, 10), (100, 0.001, 1, 1), (10, 0.999, 1, 9), (10, 0.01, 2, 2), (7, 0.0, 2, 0), (4, 0.9, 2, 2)]
-        {
+        for (num_documents, fraction, min, expected) in [
+            (100, 0.1, 1, 10),
+            (100, 0.001, 1, 1),
+            (10, 0.999, 1, 9),
+            (10, 0.01, 2, 2),
+            (7, 0.0, 2, 0),
+            (4, 0.9, 2, 2),
+        ] {
             assert_eq!(held_out(num_documents, fraction, min).len(), expected, "{num_documents} {fraction}");
         }
         let error = Split::new(3, 0.1, 2, "nsp", 7).err().unwrap();

@@ -118,7 +118,13 @@ struct OpenSpan {
 impl<'a> TextReader<'a> {
     /// Starts at the first line of the block.
     pub fn new(sources: &'a TextSources, block: &TextBlock) -> Self {
-        Self { sources, spans: block.spans.clone().into_iter(), open: None, in_document: false, line: Vec::new() }
+        Self {
+            sources,
+            spans: block.spans.clone().into_iter(),
+            open: None,
+            in_document: false,
+            line: Vec::new(),
+        }
     }
 
     /// The next sentence or document end; `None` at the end of the block.
@@ -167,7 +173,11 @@ impl<'a> TextReader<'a> {
         let mut limited = (&mut open.reader).take(MAX_LINE_BYTES + 1);
         let got = limited.read_until(b'\n', &mut self.line).map_err(DataError::io("read text", path))? as u64;
         if got > MAX_LINE_BYTES {
-            return Err(DataError::LineTooLong { path: path.clone(), byte: open.offset, limit: MAX_LINE_BYTES });
+            return Err(DataError::LineTooLong {
+                path: path.clone(),
+                byte: open.offset,
+                limit: MAX_LINE_BYTES,
+            });
         }
         if got == 0 {
             return Ok(None);

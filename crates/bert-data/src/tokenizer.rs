@@ -96,13 +96,20 @@ impl Tokenizer {
     ) -> Result<Self, DataError> {
         inner.set_encode_special_tokens(true);
         let find = |token: &'static str| {
-            tokens.iter().position(|t| t == token).map(|id| id as u32).ok_or_else(|| {
-                DataError::MissingSpecialToken { path: origin.to_path_buf(), token }
-            })
+            tokens
+                .iter()
+                .position(|t| t == token)
+                .map(|id| id as u32)
+                .ok_or_else(|| DataError::MissingSpecialToken { path: origin.to_path_buf(), token })
         };
         let [pad, unk, cls, sep, mask] = SPECIAL_TOKENS;
-        let special =
-            SpecialIds { pad: find(pad)?, unk: find(unk)?, cls: find(cls)?, sep: find(sep)?, mask: find(mask)? };
+        let special = SpecialIds {
+            pad: find(pad)?,
+            unk: find(unk)?,
+            cls: find(cls)?,
+            sep: find(sep)?,
+            mask: find(mask)?,
+        };
         let mut special_ids = vec![special.pad, special.unk, special.cls, special.sep, special.mask];
         special_ids.extend(added_special);
         special_ids.sort_unstable();
@@ -187,11 +194,13 @@ fn wordpiece(tokens: &[String], lowercase: bool, origin: &Path) -> Result<HfToke
             });
         }
     }
-    let failed = |source| DataError::Tokenizer { action: "build WordPiece", path: origin.to_path_buf(), source };
+    let failed =
+        |source| DataError::Tokenizer { action: "build WordPiece", path: origin.to_path_buf(), source };
     // An empty vocabulary of the library's own map type; its reader would trim tokens.
     let mut vocab = WordPiece::read_bytes(b"").map_err(failed)?;
     vocab.extend(tokens.iter().enumerate().map(|(id, token)| (token.clone(), id as u32)));
-    let model = WordPiece::builder().vocab(vocab).unk_token(SPECIAL_TOKENS[1].to_owned()).build().map_err(failed)?;
+    let model =
+        WordPiece::builder().vocab(vocab).unk_token(SPECIAL_TOKENS[1].to_owned()).build().map_err(failed)?;
     let mut inner = HfTokenizer::new(model);
     inner.with_normalizer(Some(BertNormalizer::new(true, true, None, lowercase))).map_err(failed)?;
     inner.with_pre_tokenizer(Some(BertPreTokenizer));

@@ -110,7 +110,8 @@ fn count_block(
     lowercase: bool,
 ) -> Result<HashMap<String, u64>, DataError> {
     let normalizer = BertNormalizer::new(true, true, None, lowercase);
-    let failed = |source| DataError::Tokenizer { action: "split text", path: PathBuf::from("vocabulary"), source };
+    let failed =
+        |source| DataError::Tokenizer { action: "split text", path: PathBuf::from("vocabulary"), source };
     let mut counts = HashMap::new();
     let mut reader = TextReader::new(sources, block);
     while let Some(line) = reader.next_line()? {

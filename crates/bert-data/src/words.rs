@@ -35,7 +35,10 @@ pub struct WordSegmenter {
 impl std::fmt::Debug for WordSegmenter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let num_entries = self.lexicon.len();
-        f.debug_struct("WordSegmenter").field("language", &self.language).field("lexicon", &num_entries).finish()
+        f.debug_struct("WordSegmenter")
+            .field("language", &self.language)
+            .field("lexicon", &num_entries)
+            .finish()
     }
 }
 
@@ -56,13 +59,15 @@ impl WordSegmenter {
         };
         let Some(path) = lexicon else { return Ok(segmenter) };
         if language == Language::En {
-            return Err(DataError::config("lexicon", "language \"zh\" or \"auto\" with it", "language \"en\""));
+            return Err(DataError::config(
+                "lexicon",
+                "language \"zh\" or \"auto\" with it",
+                "language \"en\"",
+            ));
         }
         let bytes = std::fs::read(path).map_err(DataError::io("read lexicon", path))?;
-        let text = std::str::from_utf8(&bytes).map_err(|e| DataError::InvalidUtf8 {
-            path: path.to_path_buf(),
-            byte: e.valid_up_to() as u64,
-        })?;
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|e| DataError::InvalidUtf8 { path: path.to_path_buf(), byte: e.valid_up_to() as u64 })?;
         for line in text.trim_start_matches('\u{feff}').lines() {
             let mut columns = line.split_whitespace();
             if let Some(word) = columns.next() {
@@ -139,7 +144,8 @@ mod tests {
     use crate::tokenizer::{SPECIAL_TOKENS, Tokenizer};
 
     fn tokenizer() -> Tokenizer {
-        let extra = "我 们 在 北 京 大 学 用 bert 模 型 i ##phone ##12 2024 年 , 。 covid - 19 清 华 苏 诺 斯";
+        let extra =
+            "我 们 在 北 京 大 学 用 bert 模 型 i ##phone ##12 2024 年 , 。 covid - 19 清 华 苏 诺 斯";
         let tokens = SPECIAL_TOKENS.iter().copied().chain(extra.split(' ')).map(str::to_owned).collect();
         Tokenizer::from_tokens(tokens, true, Path::new("test")).unwrap()
     }

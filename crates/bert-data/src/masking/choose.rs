@@ -53,7 +53,13 @@ impl Chooser {
 
     /// The words of a sequence, or its single tokens. Special tokens end a word, but `[UNK]` inside a word only
     /// sits out: the rest of the word stays one word. Words of nothing but `[UNK]` are left out.
-    pub(super) fn words(&self, tokens: &[u32], word_starts: &[bool], is_special: &[bool], unk: u32) -> Vec<Word> {
+    pub(super) fn words(
+        &self,
+        tokens: &[u32],
+        word_starts: &[bool],
+        is_special: &[bool],
+        unk: u32,
+    ) -> Vec<Word> {
         let mut words: Vec<Word> = Vec::with_capacity(tokens.len());
         let mut is_after_border = true;
         for (position, &token) in tokens.iter().enumerate() {

@@ -43,14 +43,15 @@ fn sequence() -> impl Strategy<Value = (Vec<u32>, Vec<bool>)> {
 }
 
 fn any_config() -> impl Strategy<Value = MaskingConfig> {
-    let strategy =
-        prop::sample::select(vec![MaskStrategy::Token, MaskStrategy::WholeWord, MaskStrategy::Ngram, MaskStrategy::Span]);
+    let strategy = prop::sample::select(vec![
+        MaskStrategy::Token,
+        MaskStrategy::WholeWord,
+        MaskStrategy::Ngram,
+        MaskStrategy::Span,
+    ]);
     let unit = prop::sample::select(vec![ReplaceUnit::Token, ReplaceUnit::Span]);
-    (strategy, unit, 0.01f64..0.9, 1usize..60).prop_map(|(strategy, unit, mlm_probability, max)| MaskingConfig {
-        unit,
-        mlm_probability,
-        max_predictions_per_seq: max,
-        ..config(strategy)
+    (strategy, unit, 0.01f64..0.9, 1usize..60).prop_map(|(strategy, unit, mlm_probability, max)| {
+        MaskingConfig { unit, mlm_probability, max_predictions_per_seq: max, ..config(strategy) }
     })
 }
 
@@ -213,7 +214,10 @@ fn a_word_longer_than_the_budget_is_skipped_and_unknown_tokens_sit_out() {
     let masker = masker(&config(MaskStrategy::WholeWord));
     let tokens = [2, 20, 21, 22, 23, 3];
     let one_word = [true, true, false, false, false, true];
-    assert_eq!(masker.mask(&tokens, &one_word, key(0)), Masked { input_ids: tokens.to_vec(), ..Masked::default() });
+    assert_eq!(
+        masker.mask(&tokens, &one_word, key(0)),
+        Masked { input_ids: tokens.to_vec(), ..Masked::default() }
+    );
     let tokens = [2, 20, SPECIAL.unk, 22, SPECIAL.unk, 3];
     let starts = [true, true, false, false, true, true];
     let wide = MaskingConfig { mlm_probability: 0.5, ..config(MaskStrategy::WholeWord) };
@@ -226,7 +230,10 @@ fn a_word_longer_than_the_budget_is_skipped_and_unknown_tokens_sit_out() {
 fn settings_out_of_range_are_named() {
     let bad = [
         (MaskingConfig { mlm_probability: 0.0, ..config(MaskStrategy::Token) }, "mlm_probability"),
-        (MaskingConfig { max_predictions_per_seq: 0, ..config(MaskStrategy::Token) }, "max_predictions_per_seq"),
+        (
+            MaskingConfig { max_predictions_per_seq: 0, ..config(MaskStrategy::Token) },
+            "max_predictions_per_seq",
+        ),
         (MaskingConfig { ngram_weights: vec![], ..config(MaskStrategy::Ngram) }, "ngram_weights"),
         (MaskingConfig { ngram_weights: vec![1.0, -0.5], ..config(MaskStrategy::Ngram) }, "ngram_weights"),
         (MaskingConfig { mode: MaskMode::Static { num_copies: 0 }, ..config(MaskStrategy::Token) }, "mode"),

@@ -145,7 +145,12 @@ pub fn status(request: &ShardBuildRequest) -> Result<BuildStatus, DataError> {
         if is_free {
             return Ok(BuildStatus::Absent);
         }
-        return Err(DataError::damaged(dir, "content", "shards with a manifest.json, or nothing", "other files"));
+        return Err(DataError::damaged(
+            dir,
+            "content",
+            "shards with a manifest.json, or nothing",
+            "other files",
+        ));
     }
     let manifest = Manifest::read(dir)?;
     let segmenter = WordSegmenter::new(request.language, request.lexicon.as_deref())?;
@@ -201,8 +206,7 @@ pub fn build(request: &ShardBuildRequest, share: BuildShare) -> Result<BuildRepo
         report.counts.add(&record.counts);
         shards.push(record);
     }
-    let json =
-        serde_json::to_vec(&Part { plan: plan.id, shards }).map_err(|e| json_error(&part_path, &e))?;
+    let json = serde_json::to_vec(&Part { plan: plan.id, shards }).map_err(|e| json_error(&part_path, &e))?;
     write_atomically(&part_path, &json)?;
     Ok(report)
 }
@@ -294,7 +298,9 @@ fn build_shard(
             .collect::<Result<_, _>>()?;
         for line in encoded {
             match line {
-                Some((line, num_misaligned)) => writer.sentence(&line.ids, &line.word_starts, num_misaligned)?,
+                Some((line, num_misaligned)) => {
+                    writer.sentence(&line.ids, &line.word_starts, num_misaligned)?
+                }
                 None => writer.end_document(),
             }
         }
@@ -385,7 +391,8 @@ fn building_folder(dir: &Path) -> PathBuf {
 
 /// `<dir>.<suffix>`
 fn sibling(dir: &Path, suffix: &str) -> PathBuf {
-    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|| "shards".to_owned());
+    let name =
+        dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|| "shards".to_owned());
     parent_of(dir).join(format!("{name}.{suffix}"))
 }
 

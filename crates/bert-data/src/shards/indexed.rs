@@ -167,7 +167,11 @@ impl Shard {
             ("dtype code", u64::from(self.token_type.code()), u64::from(header[17])),
             ("sentences", counts.num_sentences, number(18)),
             ("documents + 1", counts.num_documents + 1, number(26)),
-            ("bytes", HEADER_LEN + 12 * counts.num_sentences + 8 * (counts.num_documents + 1), record.idx.num_bytes),
+            (
+                "bytes",
+                HEADER_LEN + 12 * counts.num_sentences + 8 * (counts.num_documents + 1),
+                record.idx.num_bytes,
+            ),
         ] {
             if expected != got {
                 return Err(DataError::damaged(path, what, expected, got));
@@ -175,11 +179,21 @@ impl Shard {
         }
         let num_bytes = counts.num_tokens * self.token_type.num_bytes();
         if num_bytes != record.bin.num_bytes {
-            return Err(DataError::damaged(&self.bin.path, "bytes for its tokens", num_bytes, record.bin.num_bytes));
+            return Err(DataError::damaged(
+                &self.bin.path,
+                "bytes for its tokens",
+                num_bytes,
+                record.bin.num_bytes,
+            ));
         }
         if counts.num_tokens.div_ceil(8) != record.words.num_bytes {
             let expected = counts.num_tokens.div_ceil(8);
-            return Err(DataError::damaged(&self.words.path, "bytes for its tokens", expected, record.words.num_bytes));
+            return Err(DataError::damaged(
+                &self.words.path,
+                "bytes for its tokens",
+                expected,
+                record.words.num_bytes,
+            ));
         }
         Ok(())
     }

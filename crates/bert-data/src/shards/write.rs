@@ -77,7 +77,11 @@ impl ShardWriter {
     }
 
     /// Writes the index, syncs everything, and says what was written.
-    pub(crate) fn finish(mut self, text_blake3: String, num_text_bytes: u64) -> Result<ShardRecord, DataError> {
+    pub(crate) fn finish(
+        mut self,
+        text_blake3: String,
+        num_text_bytes: u64,
+    ) -> Result<ShardRecord, DataError> {
         self.end_document();
         if self.num_pending_bits > 0 {
             self.words.write(&[self.pending_bits])?;

@@ -67,7 +67,9 @@ impl TextSources {
 /// Adds a file, or all `.txt` files below a folder, in sorted order.
 fn collect(path: &Path, files: &mut Vec<TextFile>) -> Result<(), DataError> {
     let metadata = fs::metadata(path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => DataError::MissingText { path: path.to_path_buf(), expected: EXPECTED },
+        std::io::ErrorKind::NotFound => {
+            DataError::MissingText { path: path.to_path_buf(), expected: EXPECTED }
+        }
         _ => DataError::Io { action: "look at", path: path.to_path_buf(), source },
     })?;
     if !metadata.is_dir() {
@@ -175,7 +177,11 @@ mod tests {
         }
         let names = |source: PathBuf| -> Vec<String> {
             let listed = TextSources::list(&[source]).unwrap();
-            listed.files().iter().map(|f| f.path.file_name().unwrap().to_string_lossy().into_owned()).collect()
+            listed
+                .files()
+                .iter()
+                .map(|f| f.path.file_name().unwrap().to_string_lossy().into_owned())
+                .collect()
         };
         assert_eq!(names(dir.path().to_path_buf()), ["a.txt", "b.txt", "c.txt"]);
         assert_eq!(names(dir.path().join("?.txt")), ["a.txt", "b.txt"]);

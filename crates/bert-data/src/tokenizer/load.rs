@@ -40,14 +40,16 @@ fn file_in(path: &Path) -> Result<PathBuf, DataError> {
         return Ok(path.to_path_buf());
     }
     let known = ["tokenizer.json", "vocab.txt"].map(|name| path.join(name));
-    known.into_iter().find(|p| p.is_file()).ok_or_else(|| {
-        bad(path, "a folder with tokenizer.json or vocab.txt", "a folder with neither")
-    })
+    known
+        .into_iter()
+        .find(|p| p.is_file())
+        .ok_or_else(|| bad(path, "a folder with tokenizer.json or vocab.txt", "a folder with neither"))
 }
 
 /// A `tokenizer.json` with a WordPiece model, ids without gaps, and the casing asked for.
 fn from_json(bytes: &[u8], lowercase: bool, path: &Path) -> Result<Tokenizer, DataError> {
-    let failed = |source| DataError::Tokenizer { action: "read tokenizer.json", path: path.to_path_buf(), source };
+    let failed =
+        |source| DataError::Tokenizer { action: "read tokenizer.json", path: path.to_path_buf(), source };
     let mut inner = HfTokenizer::from_bytes(bytes).map_err(failed)?;
     inner.with_truncation(None).map_err(failed)?;
     inner.with_padding(None);
@@ -55,7 +57,11 @@ fn from_json(bytes: &[u8], lowercase: bool, path: &Path) -> Result<Tokenizer, Da
         return Err(bad(path, "a WordPiece model", "another model"));
     };
     if model.continuing_subword_prefix != "##" {
-        return Err(bad(path, "the continuation prefix `##`", &format!("`{}`", model.continuing_subword_prefix)));
+        return Err(bad(
+            path,
+            "the continuation prefix `##`",
+            &format!("`{}`", model.continuing_subword_prefix),
+        ));
     }
     if let Some(NormalizerWrapper::BertNormalizer(normalizer)) = inner.get_normalizer()
         && normalizer.lowercase != lowercase
@@ -67,7 +73,11 @@ fn from_json(bytes: &[u8], lowercase: bool, path: &Path) -> Result<Tokenizer, Da
     by_id.sort();
     for (expected, (id, token)) in by_id.iter().enumerate() {
         if *id as usize != expected {
-            return Err(bad(path, &format!("ids without gaps (id {expected})"), &format!("`{token}` at id {id}")));
+            return Err(bad(
+                path,
+                &format!("ids without gaps (id {expected})"),
+                &format!("`{token}` at id {id}"),
+            ));
         }
     }
     let tokens: Vec<String> = by_id.into_iter().map(|(_, token)| token).collect();

@@ -17,9 +17,10 @@ fn texts(tokenizer: &Tokenizer, line: &str) -> Vec<String> {
 #[test]
 fn words_are_split_cased_and_matched_as_in_bert() {
     let uncased = tokenizer(&["un", "##aff", "##able", "cafe", "!", "中", "国"], true);
-    assert_eq!(texts(&uncased, "UNaffable  café!中国zzz"), [
-        "un", "##aff", "##able", "cafe", "!", "中", "国", "[UNK]"
-    ]);
+    assert_eq!(
+        texts(&uncased, "UNaffable  café!中国zzz"),
+        ["un", "##aff", "##able", "cafe", "!", "中", "国", "[UNK]"]
+    );
     let encoded = uncased.encode_line("Unaffable café").unwrap();
     assert_eq!(encoded.word_starts, [true, false, false, true]);
     assert_eq!(encoded.offsets, [(0, 2), (2, 5), (5, 9), (10, 15)]);

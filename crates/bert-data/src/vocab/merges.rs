@@ -46,7 +46,8 @@ pub(super) fn extend(
 
 impl Merger {
     fn new(alphabet: Vec<String>, words: &BTreeMap<String, u64>) -> Self {
-        let ids: HashMap<String, u32> = alphabet.iter().enumerate().map(|(i, t)| (t.clone(), i as u32)).collect();
+        let ids: HashMap<String, u32> =
+            alphabet.iter().enumerate().map(|(i, t)| (t.clone(), i as u32)).collect();
         let pieces = |word: &str| -> Option<Vec<u32>> {
             let piece = |(idx, c): (usize, char)| {
                 let token = if idx == 0 { c.to_string() } else { format!("##{c}") };
