@@ -1,0 +1,211 @@
+//! What was typed: the commands of `bert` and their arguments.
+//!
+//! Owns the arguments and their help. Opens no file.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Vocabularies, shards, checkpoints, predictions and reports for bert-train.
+///
+/// Exit codes: 0 done; 1 failure, or what was compared differs; 2 usage or configuration;
+/// 3 damaged or mismatching data or checkpoint.
+#[derive(Debug, Parser)]
+#[command(name = "bert", version, max_term_width = 110)]
+pub struct Tool {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Figures of a text.
+    #[command(subcommand)]
+    Corpus(CorpusCommand),
+    /// WordPiece vocabularies.
+    #[command(subcommand)]
+    Vocab(VocabCommand),
+    /// Token shards.
+    #[command(subcommand)]
+    Shards(ShardsCommand),
+    /// Guesses for [MASK] in a text.
+    FillMask(FillMaskArguments),
+    /// Checkpoints of a run.
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
+    /// What a run has reached.
+    Report(ReportArguments),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CorpusCommand {
+    /// Counts documents, sentences and characters; with a vocabulary also tokens.
+    Stats(StatsArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct StatsArguments {
+    /// Text file, folder or glob; may be repeated.
+    #[arg(long, required = true, value_name = "PATH")]
+    pub input: Vec<String>,
+    /// vocab.txt or tokenizer.json: also counts tokens and [UNK].
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// Lower-case and strip accents.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub lowercase: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VocabCommand {
+    /// Trains a WordPiece vocabulary from text and writes it as vocab.txt.
+    Train(VocabTrainArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct VocabTrainArguments {
+    /// Text file, folder or glob; may be repeated.
+    #[arg(long, required = true, value_name = "PATH")]
+    pub input: Vec<String>,
+    /// The file to write.
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Number of entries, the five special ones included; fewer if the text has no more.
+    #[arg(long)]
+    pub size: usize,
+    /// Lower-case and strip accents.
+    #[arg(long, action = clap::ArgAction::Set)]
+    pub lowercase: bool,
+    /// Merges two pieces only if they occur together at least this often (2: as Hugging Face's BertWordPieceTokenizer).
+    #[arg(long, default_value_t = 2)]
+    pub min_frequency: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ShardsCommand {
+    /// Turns text into token shards; keeps shards that are there already and still right.
+    Build(ShardsBuildArguments),
+    /// Checks every file of a shard folder against its manifest.
+    Verify(ShardsVerifyArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct ShardsBuildArguments {
+    /// Replaces shards that were built from other text or with another tokenizer, instead of refusing.
+    #[arg(long)]
+    pub rebuild: bool,
+    /// Takes sources, tokenizer, language and shard folder from this configuration.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["input", "output", "tokenizer", "language", "lexicon"])]
+    pub config: Option<PathBuf>,
+    /// Replaces a value of the configuration; may be repeated.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE", requires = "config")]
+    pub overrides: Vec<String>,
+    /// Text file, folder or glob; may be repeated.
+    #[arg(long, value_name = "PATH", required_unless_present = "config")]
+    pub input: Vec<String>,
+    /// The shard folder to write.
+    #[arg(long, value_name = "FOLDER", required_unless_present = "config")]
+    pub output: Option<PathBuf>,
+    /// vocab.txt or tokenizer.json.
+    #[arg(long, value_name = "FILE", required_unless_present = "config")]
+    pub tokenizer: Option<PathBuf>,
+    /// Lower-case and strip accents.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, conflicts_with = "config")]
+    pub lowercase: bool,
+    /// How words are found.
+    #[arg(long, value_enum, required_unless_present = "config")]
+    pub language: Option<LanguageName>,
+    /// Text per shard in MiB; the default is what bert-train builds.
+    #[arg(long, default_value_t = 64, conflicts_with = "config")]
+    pub shard_mib: u64,
+    /// Words that the Chinese segmenter keeps whole, one a line.
+    #[arg(long, value_name = "FILE")]
+    pub lexicon: Option<PathBuf>,
+}
+
+/// Value of `--language`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LanguageName {
+    /// Words by the Chinese segmenter.
+    Zh,
+    /// Words by white space and punctuation.
+    En,
+}
+
+#[derive(Debug, Args)]
+pub struct ShardsVerifyArguments {
+    /// A shard folder.
+    pub folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct FillMaskArguments {
+    /// A model folder: the folder `model` of a checkpoint, or one from Hugging Face.
+    #[arg(long, value_name = "FOLDER", required_unless_present = "run", conflicts_with = "run")]
+    pub model: Option<PathBuf>,
+    /// A run folder: its newest checkpoint.
+    #[arg(long, value_name = "FOLDER")]
+    pub run: Option<PathBuf>,
+    /// Lower-case and strip accents; unless given, what the folder's tokenizer_config.json says.
+    #[arg(long, value_name = "true|false")]
+    pub lowercase: Option<bool>,
+    /// Guesses to print for each [MASK].
+    #[arg(long, default_value_t = 5)]
+    pub top: usize,
+    /// Instead of a text: this many sentences that the run has never trained on, with one token masked in each.
+    #[arg(long, value_name = "N", requires = "run", conflicts_with = "text")]
+    pub held_out: Option<usize>,
+    /// Text with [MASK] in it; may be repeated.
+    #[arg(required_unless_present = "held_out")]
+    pub text: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CheckpointCommand {
+    /// The checkpoints of a run folder, oldest first.
+    List(CheckpointListArguments),
+    /// Checks every file of a checkpoint, or of all checkpoints of a run, against its hash.
+    Verify(CheckpointVerifyArguments),
+    /// One hash over name, shape and bytes of all parameters, whatever the files and the number of ranks.
+    Hash(CheckpointHashArguments),
+    /// Which parameters of two checkpoints or model folders differ, and by how much.
+    Diff(CheckpointDiffArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct CheckpointListArguments {
+    /// A run folder.
+    pub run: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckpointVerifyArguments {
+    /// A checkpoint, or a run folder.
+    pub path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckpointHashArguments {
+    /// A checkpoint, or a run folder (its newest checkpoint).
+    pub path: PathBuf,
+    /// Adds the optimizer's moments to the hash.
+    #[arg(long)]
+    pub optimizer: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckpointDiffArguments {
+    /// A checkpoint, run folder or model folder.
+    pub left: PathBuf,
+    /// What to compare it with.
+    pub right: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArguments {
+    /// The run folder.
+    pub run: PathBuf,
+    /// Prints the figures of the last evaluation beside their baselines.
+    #[arg(long, required = true)]
+    pub summary: bool,
+}

@@ -1,0 +1,84 @@
+//! `bert corpus stats`: what a text consists of.
+//!
+//! Owns counting; reading text and tokens is the business of bert-data.
+
+use std::path::PathBuf;
+
+use bert_data::{
+    Tokenizer,
+    text::{TextLine, TextReader, TextSources},
+};
+
+use crate::{
+    cli::{CorpusCommand, StatsArguments},
+    table::{megabytes, percent, row, thousands},
+};
+
+/// What is counted while reading.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    num_documents: u64,
+    num_sentences: u64,
+    num_chars: u64,
+    longest_sentence_chars: u64,
+    num_tokens: u64,
+    num_unknown: u64,
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// What bert-data refuses: no text, text that is not UTF-8, a vocabulary without its special tokens.
+pub fn run(command: CorpusCommand) -> anyhow::Result<()> {
+    let CorpusCommand::Stats(arguments) = command;
+    let paths: Vec<PathBuf> = arguments.input.iter().map(PathBuf::from).collect();
+    let sources = TextSources::list(&paths)?;
+    let tokenizer = open_tokenizer(&arguments)?;
+    let counts = count(&sources, tokenizer.as_ref())?;
+    row("files", thousands(sources.files().len() as u64));
+    row("size", megabytes(sources.num_bytes()));
+    row("documents", thousands(counts.num_documents));
+    row("sentences", thousands(counts.num_sentences));
+    row("characters", thousands(counts.num_chars));
+    row("longest sentence", format!("{} characters", thousands(counts.longest_sentence_chars)));
+    if tokenizer.is_some() {
+        let unknown_share = counts.num_unknown as f64 / counts.num_tokens.max(1) as f64;
+        row("tokens", thousands(counts.num_tokens));
+        row("[UNK]", format!("{} ({})", thousands(counts.num_unknown), percent(unknown_share)));
+    }
+    Ok(())
+}
+
+fn open_tokenizer(arguments: &StatsArguments) -> anyhow::Result<Option<Tokenizer>> {
+    let open = |path: &PathBuf| Tokenizer::from_vocab_file(path, arguments.lowercase);
+    Ok(arguments.tokenizer.as_ref().map(open).transpose()?)
+}
+
+fn count(sources: &TextSources, tokenizer: Option<&Tokenizer>) -> anyhow::Result<Counts> {
+    let mut counts = Counts::default();
+    for block in sources.blocks(u64::MAX)? {
+        let mut reader = TextReader::new(sources, &block);
+        while let Some(text) = reader.next_line()? {
+            match text {
+                TextLine::DocumentEnd => counts.num_documents += 1,
+                TextLine::Sentence(sentence) => count_sentence(&mut counts, &sentence, tokenizer)?,
+            }
+        }
+    }
+    Ok(counts)
+}
+
+fn count_sentence(counts: &mut Counts, sentence: &str, tokenizer: Option<&Tokenizer>) -> anyhow::Result<()> {
+    let num_chars = sentence.chars().count() as u64;
+    counts.num_sentences += 1;
+    counts.num_chars += num_chars;
+    counts.longest_sentence_chars = counts.longest_sentence_chars.max(num_chars);
+    if let Some(tokenizer) = tokenizer {
+        let ids = tokenizer.encode_line(sentence)?.ids;
+        let unk = tokenizer.special().unk;
+        counts.num_tokens += ids.len() as u64;
+        counts.num_unknown += ids.iter().filter(|id| **id == unk).count() as u64;
+    }
+    Ok(())
+}

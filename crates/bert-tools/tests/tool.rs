@@ -1,0 +1,210 @@
+//! The tool `bert` as a process: what it prints, and its exit codes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use bert_model::{HiddenAct, ModelConfig, ParameterLayout, hf, initial_bucket};
+use bert_random::{Key, Purpose};
+use tempfile::TempDir;
+
+/// Twelve documents of a few sentences, the first lines of two Chinese classics among them.
+const TEXT: &str = include_str!("text.txt");
+
+fn bert(dir: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_bert")).args(arguments).current_dir(dir).output().unwrap()
+}
+
+/// Runs the tool and returns what it printed.
+#[track_caller]
+fn succeeds(dir: &Path, arguments: &[&str]) -> String {
+    let output = bert(dir, arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "bert {arguments:?} failed: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs the tool, which must end with this exit code and one line of error that holds all `words`.
+#[track_caller]
+fn fails(dir: &Path, arguments: &[&str], exit_code: i32, words: &[&str]) {
+    let output = bert(dir, arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(exit_code), "bert {arguments:?}: {stderr}");
+    assert_eq!(stderr.matches("error:").count(), 1, "one error, printed once: {stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "expected `{word}` in: {stderr}");
+    }
+}
+
+/// A folder with text.txt and a vocabulary trained from it.
+fn folder_with_vocabulary() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("text.txt"), TEXT).unwrap();
+    let train = ["vocab", "train", "--input", "text.txt", "--output", "vocab.txt", "--size", "300", "--lowercase", "true"];
+    let printed = succeeds(dir.path(), &train);
+    assert!(printed.contains("wrote vocab.txt"), "{printed}");
+    dir
+}
+
+const BUILD: [&str; 10] = [
+    "shards", "build", "--input", "text.txt", "--output", "shards", "--tokenizer", "vocab.txt", "--language", "zh",
+];
+
+/// A configuration file over the text, from the one of the demo.
+fn write_config(dir: &Path) -> PathBuf {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/demo.toml");
+    let text = fs::read_to_string(demo).unwrap();
+    let text = text.replace("data/demo/corpus.txt", "text.txt").replace("data/demo/", "");
+    let path = dir.join("config.toml");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// A model folder with initial weights for the vocabulary.
+fn write_model(folder: &Path, vocabulary: &Path, seed: u64) {
+    let config = ModelConfig {
+        vocab_size: fs::read_to_string(vocabulary).unwrap().lines().count(),
+        hidden_size: 12,
+        num_hidden_layers: 2,
+        num_attention_heads: 3,
+        intermediate_size: 20,
+        max_position_embeddings: 32,
+        type_vocab_size: 2,
+        hidden_act: HiddenAct::Gelu,
+        hidden_dropout_prob: 0.1,
+        attention_probs_dropout_prob: 0.1,
+        layer_norm_eps: 1e-12,
+        initializer_range: 0.02,
+    };
+    let layout = ParameterLayout::new(&config);
+    let key = Key::new(seed, Purpose::Init);
+    fs::create_dir_all(folder).unwrap();
+    hf::save_folder(folder, &config, |bucket_idx, out| {
+        out.copy_from_slice(&initial_bucket(&config, &layout.buckets[bucket_idx], key));
+    })
+    .unwrap();
+    fs::copy(vocabulary, folder.join("vocab.txt")).unwrap();
+}
+
+#[test]
+fn every_configuration_of_the_repository_loads() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let config = bert_train::config::load(&path, &[]).unwrap();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        assert_eq!(config.run.name, name, "a run is named like its file");
+        assert!(config.num_slots().is_power_of_two(), "{name}: equal bits at 1, 2, 4 .. ranks");
+        names.push(name);
+    }
+    names.sort();
+    let expected =
+        ["base", "base-en", "demo", "large", "large-en", "mini", "mini-en", "small", "small-en", "tiny", "tiny-en"];
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn corpus_stats_counts_documents_sentences_and_unknown_tokens() {
+    let dir = folder_with_vocabulary();
+    let printed = succeeds(dir.path(), &["corpus", "stats", "--input", "text.txt", "--tokenizer", "vocab.txt"]);
+    let value = |name: &str| {
+        let line = printed.lines().find(|line| line.starts_with(name)).unwrap();
+        line[name.len()..].trim().to_string()
+    };
+    assert_eq!(value("documents"), "12");
+    assert_eq!(value("sentences"), TEXT.lines().filter(|line| !line.is_empty()).count().to_string());
+    assert!(value("[UNK]").starts_with("0 "), "{printed}");
+}
+
+#[test]
+fn shards_are_built_once_and_are_those_of_the_configuration() {
+    let dir = folder_with_vocabulary();
+    assert!(succeeds(dir.path(), &BUILD).starts_with("built"));
+    assert!(succeeds(dir.path(), &BUILD).starts_with("already there"));
+    let config = write_config(dir.path());
+    let printed = succeeds(dir.path(), &["shards", "build", "--config", config.to_str().unwrap()]);
+    assert!(printed.starts_with("already there"), "the options and the configuration mean the same: {printed}");
+    assert!(succeeds(dir.path(), &["shards", "verify", "shards"]).starts_with("whole"));
+}
+
+#[test]
+fn shards_of_other_text_are_refused_unless_a_rebuild_is_asked_for() {
+    let dir = folder_with_vocabulary();
+    succeeds(dir.path(), &BUILD);
+    fs::write(dir.path().join("text.txt"), format!("{TEXT}\n又一句。\n")).unwrap();
+    fails(dir.path(), &BUILD, 3, &["shards", "text"]);
+    let rebuild: Vec<&str> = BUILD.into_iter().chain(["--rebuild"]).collect();
+    assert!(succeeds(dir.path(), &rebuild).starts_with("built"));
+}
+
+#[test]
+fn a_damaged_shard_is_named() {
+    let dir = folder_with_vocabulary();
+    succeeds(dir.path(), &BUILD);
+    let shard = dir.path().join("shards/shard-00000.bin");
+    let mut bytes = fs::read(&shard).unwrap();
+    bytes[5] ^= 1;
+    fs::write(&shard, bytes).unwrap();
+    fails(dir.path(), &["shards", "verify", "shards"], 3, &["shard-00000.bin", "BLAKE3"]);
+}
+
+#[test]
+fn fill_mask_prints_the_guesses_of_every_mask() {
+    let dir = folder_with_vocabulary();
+    write_model(&dir.path().join("model"), &dir.path().join("vocab.txt"), 5);
+    let text = "话说[MASK]下大势，分久必[MASK]。";
+    let printed = succeeds(dir.path(), &["fill-mask", "--model", "model", "--top", "3", text]);
+    let lines: Vec<&str> = printed.lines().collect();
+    assert_eq!(lines.len(), 3, "{printed}");
+    assert_eq!(lines[0], text);
+    assert!(lines[1].starts_with("  [MASK] 1: ") && lines[2].starts_with("  [MASK] 2: "), "{printed}");
+    assert_eq!(lines[1].matches('%').count(), 3, "{printed}");
+}
+
+#[test]
+fn fill_mask_refuses_what_it_cannot_do() {
+    let dir = folder_with_vocabulary();
+    write_model(&dir.path().join("model"), &dir.path().join("vocab.txt"), 5);
+    fails(dir.path(), &["fill-mask", "--model", "model", "没有"], 2, &["[MASK]"]);
+    let long = format!("[MASK]{}", "下".repeat(40));
+    fails(dir.path(), &["fill-mask", "--model", "model", &long], 2, &["43 tokens", "at most 32"]);
+    fails(dir.path(), &["fill-mask", "--model", "absent", "[MASK]"], 3, &["absent"]);
+    fs::write(dir.path().join("model/model.safetensors"), [7; 30]).unwrap();
+    fails(dir.path(), &["fill-mask", "--model", "model", "[MASK]"], 3, &["model.safetensors"]);
+}
+
+#[test]
+fn checkpoint_diff_tells_equal_from_different() {
+    let dir = folder_with_vocabulary();
+    let vocabulary = dir.path().join("vocab.txt");
+    for (name, seed) in [("one", 5), ("same", 5), ("other", 6)] {
+        write_model(&dir.path().join(name), &vocabulary, seed);
+    }
+    let printed = succeeds(dir.path(), &["checkpoint", "diff", "one", "same"]);
+    assert!(printed.contains(", 0 differ"), "{printed}");
+    fails(dir.path(), &["checkpoint", "diff", "one", "other"], 1, &["differ"]);
+}
+
+#[test]
+fn report_needs_a_run_with_an_evaluation() {
+    let dir = tempfile::tempdir().unwrap();
+    fails(dir.path(), &["report", "--summary", "runs/none"], 2, &["runs/none", "metrics.jsonl"]);
+    fs::write(dir.path().join("metrics.jsonl"), "{\"step\":").unwrap();
+    fails(dir.path(), &["report", "--summary", "."], 3, &["line 1", "metrics.jsonl"]);
+}
+
+#[test]
+fn usage_errors_end_with_2_and_name_what_is_wrong() {
+    let dir = folder_with_vocabulary();
+    assert_eq!(bert(dir.path(), &["vocab", "tarin"]).status.code(), Some(2));
+    assert_eq!(bert(dir.path(), &["shards", "build", "--input", "text.txt"]).status.code(), Some(2));
+    fails(dir.path(), &["checkpoint", "list", "absent"], 2, &["absent"]);
+    fails(dir.path(), &["corpus", "stats", "--input", "absent.txt"], 2, &["absent.txt"]);
+    let train = ["vocab", "train", "--input", "text.txt", "--output", "v.txt", "--size", "4", "--lowercase", "true"];
+    fails(dir.path(), &train, 2, &["vocab_size"]);
+    fs::write(dir.path().join("vocab.txt"), "[PAD]\n[UNK]\n[CLS]\n[SEP]\n下\n").unwrap();
+    fails(dir.path(), &BUILD, 2, &["[MASK]", "vocab.txt"]);
+}
