@@ -3,10 +3,10 @@
 //! Owns the split of the micro-batches over ranks and the sum in batch order, so the figures do not depend on the
 //! number of ranks.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use bert_coordinator::Coordinator;
-use bert_data::PretrainData;
+use bert_data::{EvalBaselines, PretrainData};
 use bert_model::{BatchLosses, PretrainModel};
 
 use crate::{
@@ -17,61 +17,74 @@ use crate::{
     trainer::view,
 };
 
-/// Evaluates the model after `step` updates; `None` if nothing is held out.
-///
-/// # Errors
-///
-/// [`TrainError`], the same on every rank.
-pub fn evaluate(
-    coordinator: &Coordinator,
-    model: &PretrainModel,
-    data: &PretrainData,
-    max_batches: usize,
-    step: u64,
-) -> Result<Option<EvalLine>, TrainError> {
-    let num_batches = match max_batches {
-        0 => data.num_eval_batches(),
-        limit => data.num_eval_batches().min(limit),
-    };
-    if num_batches == 0 {
-        return Ok(None);
-    }
-    let started = Instant::now();
-    let own = agree(coordinator, "evaluation", evaluate_own(coordinator, model, data, num_batches))?;
-    let losses = sum_over_ranks(coordinator, step, own, num_batches)?;
-    Ok(Some(line(data, step, &losses, started.elapsed().as_secs_f64())))
+/// The held-out samples as micro-batches, with the baselines that stand beside every figure.
+pub struct HeldOut {
+    data: Arc<PretrainData>,
+    baselines: Option<EvalBaselines>,
+    num_rows: usize,
+    num_batches: u64,
 }
 
-/// Losses of the batches `rank, rank + p, ..`.
-fn evaluate_own(
-    coordinator: &Coordinator,
-    model: &PretrainModel,
-    data: &PretrainData,
-    num_batches: usize,
-) -> Result<Vec<BatchLosses>, TrainError> {
-    let world = coordinator.world();
-    let own = (world.rank()..num_batches).step_by(world.num_ranks());
-    own.map(|idx| Ok(model.evaluate(&view(&data.eval_batch(idx)?))?)).collect()
+impl HeldOut {
+    /// Reads the held-out documents once for the baselines; `max_batches` 0 takes all samples.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Data`] if they cannot be read.
+    pub fn new(data: Arc<PretrainData>, num_rows: usize, max_batches: usize) -> Result<Self, TrainError> {
+        let all = data.num_eval_batches(num_rows);
+        let num_batches = if max_batches == 0 { all } else { all.min(max_batches as u64) };
+        let baselines = if num_batches == 0 { None } else { Some(data.baselines()?) };
+        Ok(Self { data, baselines, num_rows, num_batches })
+    }
+
+    /// Evaluates the model after `step` updates; `None` if nothing is held out.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError`], the same on every rank.
+    pub fn evaluate(
+        &self,
+        coordinator: &Coordinator,
+        model: &PretrainModel,
+        step: u64,
+    ) -> Result<Option<EvalLine>, TrainError> {
+        let Some(baselines) = &self.baselines else { return Ok(None) };
+        let started = Instant::now();
+        let own = agree(coordinator, "evaluation", self.evaluate_own(coordinator, model))?;
+        let losses = sum_over_ranks(coordinator, step, own, self.num_batches)?;
+        Ok(Some(line(baselines, step, &losses, started.elapsed().as_secs_f64())))
+    }
+
+    /// Losses of the batches `rank, rank + p, ..`.
+    fn evaluate_own(
+        &self,
+        coordinator: &Coordinator,
+        model: &PretrainModel,
+    ) -> Result<Vec<BatchLosses>, TrainError> {
+        let world = coordinator.world();
+        let own = (world.rank() as u64..self.num_batches).step_by(world.num_ranks());
+        own.map(|idx| Ok(model.evaluate(&view(&self.data.eval_batch(idx, self.num_rows)?))?)).collect()
+    }
 }
 
 fn sum_over_ranks(
     coordinator: &Coordinator,
     step: u64,
     own: Vec<BatchLosses>,
-    num_batches: usize,
+    num_batches: u64,
 ) -> Result<BatchLosses, TrainError> {
     let word = ControlWord { step, slots: own, ..ControlWord::default() };
     let gathered = coordinator.all_gather_bytes("evaluation", &word.encode())?;
     let words: Vec<ControlWord> = gathered.iter().filter_map(|bytes| ControlWord::decode(bytes)).collect();
     let num_ranks = words.len();
-    let in_order = (0..num_batches).map(|idx| words.get(idx % num_ranks)?.slots.get(idx / num_ranks));
+    let in_order = (0..num_batches as usize).map(|idx| words.get(idx % num_ranks)?.slots.get(idx / num_ranks));
     let slots: Option<Vec<&BatchLosses>> = in_order.collect();
     let slots = slots.ok_or_else(|| TrainError::Setup("a rank sent no figures of its evaluation".to_string()))?;
     Ok(sum_losses(slots))
 }
 
-fn line(data: &PretrainData, step: u64, losses: &BatchLosses, seconds: f64) -> EvalLine {
-    let baselines = data.baselines();
+fn line(baselines: &EvalBaselines, step: u64, losses: &BatchLosses, seconds: f64) -> EvalLine {
     EvalLine {
         kind: "eval".to_string(),
         step,
@@ -81,7 +94,7 @@ fn line(data: &PretrainData, step: u64, losses: &BatchLosses, seconds: f64) -> E
         nsp_accuracy: mean(losses.nsp_correct as f64, losses.num_pairs),
         masked_tokens: losses.num_masked,
         pairs: losses.num_pairs,
-        ln_vocab_size: (baselines.vocab_size as f64).ln(),
+        ln_vocab_size: baselines.uniform_nats(),
         unigram_entropy: baselines.unigram_entropy_nats,
         majority_nsp: baselines.majority_nsp,
         seconds,

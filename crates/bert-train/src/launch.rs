@@ -72,12 +72,14 @@ pub fn run_rank(
     let (states, num_steps) = setup::resume(coordinator, config, &run_dir, &identity, &mut model, is_debug)?;
     let prefetcher = setup::start_prefetch(coordinator, config, &data.data, num_steps)?;
     let samples = if is_debug && world.is_first() { setup::samples(config, &data, num_steps)? } else { Vec::new() };
+    let held_out = setup::prepare_evaluation(coordinator, config, &data.data)?;
     let mut trainer = Trainer::new(config, coordinator, model, states, prefetcher, num_steps)?;
     let session = Session {
         config,
         coordinator,
         run_dir: &run_dir,
         data: data.data,
+        held_out,
         tokenizer: data.tokenizer,
         identity,
         screen,

@@ -61,7 +61,7 @@ pub struct EvalLine {
     pub pairs: u64,
     pub ln_vocab_size: f64,
     pub unigram_entropy: f64,
-    pub majority_nsp: f64,
+    pub majority_nsp: Option<f64>,
     pub seconds: f64,
 }
 

@@ -104,7 +104,7 @@ impl Reporter {
             line.ln_vocab_size,
             line.mlm_accuracy,
             line.nsp_accuracy,
-            line.majority_nsp
+            line.majority_nsp.unwrap_or_default()
         );
         metrics.write(line)
     }

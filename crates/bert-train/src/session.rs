@@ -11,7 +11,7 @@ use bert_data::{PretrainData, Tokenizer};
 use crate::{
     config::Config,
     error::TrainError,
-    eval::evaluate,
+    eval::HeldOut,
     metrics::MetricsFile,
     ranks::agree,
     report::Reporter,
@@ -42,6 +42,8 @@ pub struct Session<'a> {
     pub run_dir: &'a RunDir,
     /// Batches and held-out samples.
     pub data: Arc<PretrainData>,
+    /// What is evaluated.
+    pub held_out: HeldOut,
     /// Saved beside the model.
     pub tokenizer: Arc<Tokenizer>,
     /// What identifies the run.
@@ -108,8 +110,7 @@ impl Session<'_> {
         reporter: &mut Reporter,
         local: &mut LocalState,
     ) -> Result<(), TrainError> {
-        let max_batches = self.config.train.eval_max_batches;
-        let line = evaluate(self.coordinator, &trainer.model, &self.data, max_batches, trainer.num_steps)?;
+        let line = self.held_out.evaluate(self.coordinator, &trainer.model, trainer.num_steps)?;
         if let Some(line) = line {
             note(local, reporter.evaluation(&line));
         }

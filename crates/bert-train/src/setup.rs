@@ -17,6 +17,7 @@ use crate::{
     config::{Config, fingerprint},
     data_settings,
     error::TrainError,
+    eval::HeldOut,
     machine,
     optimizer::BucketState,
     ranks::{agree, together},
@@ -62,7 +63,7 @@ pub fn prepare_data(coordinator: &Coordinator, config: &Config) -> Result<Prepar
         corpus.check_tokenizer(&tokenizer)?;
         let corpus_fingerprint = corpus.fingerprint().to_string();
         let settings = data_settings::pretrain_data(config);
-        let data = PretrainData::new(Arc::new(corpus), &tokenizer, settings)?;
+        let data = PretrainData::new(Arc::new(corpus), settings)?;
         Ok(PreparedData { data: Arc::new(data), tokenizer: Arc::clone(&tokenizer), corpus_fingerprint })
     })
 }
@@ -253,7 +254,23 @@ pub fn start_prefetch(
     let slots = slots_of_rank(config.num_slots(), coordinator.world())
         .map_err(bert_coordinator::CoordinatorError::from)?;
     let depth = config.data.prefetch_steps;
-    Ok(Prefetcher::spawn(Arc::clone(data), num_steps, slots, config.data.num_workers, depth))
+    Ok(Prefetcher::spawn(Arc::clone(data), num_steps, slots, config.data.num_workers, depth)?)
+}
+
+/// The held-out samples with their baselines.
+///
+/// # Errors
+///
+/// [`TrainError`] on every rank if they cannot be read.
+pub fn prepare_evaluation(
+    coordinator: &Coordinator,
+    config: &Config,
+    data: &Arc<PretrainData>,
+) -> Result<HeldOut, TrainError> {
+    let train = &config.train;
+    together(coordinator, "held-out documents", || {
+        HeldOut::new(Arc::clone(data), train.micro_batch_size, train.eval_max_batches)
+    })
 }
 
 /// The first samples of the next step in readable text, with their masks.
