@@ -107,8 +107,7 @@ impl Masker {
         for unit in &units {
             let of_unit = self.draw(&mut stream);
             let mut is_first = true;
-            for position in unit.start..unit.end {
-                let token = tokens[position];
+            for (position, &token) in (unit.start..unit.end).zip(&tokens[unit.start..unit.end]) {
                 if self.is_special[token as usize] {
                     continue;
                 }

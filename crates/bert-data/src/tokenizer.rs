@@ -1,13 +1,16 @@
 //! WordPiece over the `tokenizers` crate: a line of text in, ids with byte offsets out.
 //!
-//! Normalizing, splitting and greedy matching are those of `BertTokenizerFast`. Special tokens written in the
+//! Normalizing, splitting and greedy matching are those of `BertTokenizerFast`; lines of plain characters take a
+//! short way with the same result ([`fast`]). Special tokens written in the
 //! text stay text: `[MASK]` in a corpus becomes `[`, `mask`, `]`. Which tokens form a Chinese word is the
 //! business of [`crate::words`].
 
+mod fast;
 mod load;
 mod save;
 
 use crate::error::DataError;
+use fast::FastPath;
 use std::path::{Path, PathBuf};
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
@@ -47,6 +50,8 @@ pub struct EncodedLine {
 /// A WordPiece tokenizer with the special tokens of BERT.
 pub struct Tokenizer {
     inner: HfTokenizer,
+    /// Absent if the rules are not those of BERT.
+    fast: Option<FastPath>,
     path: PathBuf,
     tokens: Vec<String>,
     is_continuation: Vec<bool>,
@@ -117,7 +122,8 @@ impl Tokenizer {
         let is_continuation = tokens.iter().map(|t| t.len() > 2 && t.starts_with("##")).collect();
         let fingerprint = fingerprint(&inner, &tokens, origin)?;
         let path = origin.to_path_buf();
-        Ok(Self { inner, path, tokens, is_continuation, special, special_ids, lowercase, fingerprint })
+        let fast = FastPath::new(&inner, &tokens, lowercase, special.unk);
+        Ok(Self { inner, fast, path, tokens, is_continuation, special, special_ids, lowercase, fingerprint })
     }
 
     /// Number of ids, special tokens included.
@@ -161,6 +167,14 @@ impl Tokenizer {
     ///
     /// [`DataError::Tokenizer`] if the library refuses the line.
     pub fn encode_line(&self, line: &str) -> Result<EncodedLine, DataError> {
+        match self.fast.as_ref().and_then(|fast| fast.encode(line)) {
+            Some(encoded) => Ok(encoded),
+            None => self.encode_with_library(line),
+        }
+    }
+
+    /// The long way, for every line.
+    fn encode_with_library(&self, line: &str) -> Result<EncodedLine, DataError> {
         let encoding = self.inner.encode(line, false).map_err(|source| DataError::Tokenizer {
             action: "encode a line",
             path: self.path.clone(),
