@@ -92,14 +92,14 @@ fn print_evaluation(eval: &EvalLine) {
         "held-out MLM accuracy",
         format!("{} of {} masked tokens", percent(eval.mlm_accuracy), thousands(eval.masked_tokens)),
     );
-    if eval.pairs > 0 {
+    if let Some(majority) = eval.majority_nsp {
         row(
             "held-out NSP accuracy",
             format!(
                 "{} of {} pairs; the majority class is {}",
                 percent(eval.nsp_accuracy),
                 thousands(eval.pairs),
-                percent(eval.majority_nsp)
+                percent(majority)
             ),
         );
     }
