@@ -226,3 +226,6 @@ pub(crate) fn gradient_root<const D: usize>(output: Tensor<D>, gradient: Tensor<
         gradient.into_dispatch(),
     ))
 }
+
+#[cfg(test)]
+mod tests;

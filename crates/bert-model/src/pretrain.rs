@@ -324,3 +324,6 @@ fn loss_root<L: Label>(
     });
     (figures, Some(ops::gradient_root(logits, raw::from_values(gradient, shape))))
 }
+
+#[cfg(test)]
+mod tests;

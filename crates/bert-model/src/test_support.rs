@@ -1,9 +1,16 @@
 //! Small configurations and batches with pairwise distinct dimensions, for the tests of this crate.
 
+use bert_random::{Key, Purpose};
+
 use crate::{
     batch::PretrainBatch,
     config::{HiddenAct, ModelConfig},
 };
+
+pub(crate) mod composed;
+
+/// Tokens, (column, label) of the masked ones, sentence label; segment B starts after the first token 3.
+type Row<'a> = (&'a [u32], &'a [(u32, u32)], u8);
 
 /// A model small enough for finite differences.
 pub(crate) fn tiny_config() -> ModelConfig {
@@ -39,21 +46,38 @@ pub(crate) struct OwnedBatch {
 impl OwnedBatch {
     /// Three rows of up to seven tokens, four of them masked, one row shorter than the others.
     pub(crate) fn tiny() -> Self {
-        Self::from_rows(&[
+        Self::tiny_padded(7)
+    }
+
+    /// The same rows with more padding.
+    pub(crate) fn tiny_padded(row_len: usize) -> Self {
+        let rows: [Row<'_>; 3] = [
             (&[2, 9, 4, 3, 8, 30, 3], &[(1, 6), (4, 36)], 0),
             (&[2, 5, 3, 7, 3], &[(3, 11)], 1),
             (&[2, 4, 17, 21, 3, 9, 3], &[(1, 20)], 1),
-        ])
+        ];
+        Self::from_rows(&rows, row_len)
     }
 
-    /// Rows of (tokens, (column, label) of the masked ones, sentence label); segment B starts after the first 3.
-    pub(crate) fn from_rows(rows: &[(&[u32], &[(u32, u32)], u8)]) -> Self {
-        let row_len = rows.iter().map(|(tokens, ..)| tokens.len()).max().unwrap();
-        Self::padded(rows, row_len)
+    /// Rows of uneven lengths up to `row_len`, every seventh token masked.
+    pub(crate) fn large(config: &ModelConfig, num_rows: usize, row_len: usize) -> Self {
+        let mut stream = Key::new(1, Purpose::Debug).stream();
+        let mut word = || 4 + stream.below(config.vocab_size as u64 - 4) as u32;
+        let rows: Vec<(Vec<u32>, Vec<(u32, u32)>)> = (0..num_rows)
+            .map(|row| {
+                let mut tokens: Vec<_> = (0..row_len - 3 * row).map(|_| word()).collect();
+                let border = tokens.len() / 2;
+                tokens[border] = 3;
+                let masked = (1..tokens.len() as u32).step_by(7).map(|column| (column, word())).collect();
+                (tokens, masked)
+            })
+            .collect();
+        let rows: Vec<Row<'_>> =
+            rows.iter().enumerate().map(|(i, (t, m))| (&t[..], &m[..], (i % 2) as u8)).collect();
+        Self::from_rows(&rows, row_len)
     }
 
-    /// As [`Self::from_rows`] with more padding.
-    pub(crate) fn padded(rows: &[(&[u32], &[(u32, u32)], u8)], row_len: usize) -> Self {
+    fn from_rows(rows: &[Row<'_>], row_len: usize) -> Self {
         let mut batch = Self {
             num_rows: rows.len(),
             row_len,
@@ -76,6 +100,32 @@ impl OwnedBatch {
                 batch.mlm_labels.push(*label);
             }
             batch.nsp_labels.push(*nsp_label);
+        }
+        batch
+    }
+
+    /// One row as a batch of its own.
+    pub(crate) fn row(&self, row: usize) -> Self {
+        self.permuted(&[row])
+    }
+
+    /// The given rows, in the given order.
+    pub(crate) fn permuted(&self, rows: &[usize]) -> Self {
+        let mut batch = Self { num_rows: rows.len(), ..Self::from_rows(&[], self.row_len) };
+        for (new_row, &row) in rows.iter().enumerate() {
+            let tokens = row * self.row_len..(row + 1) * self.row_len;
+            batch.input_ids.extend(&self.input_ids[tokens.clone()]);
+            batch.token_type_ids.extend(&self.token_type_ids[tokens.clone()]);
+            batch.lengths.push(self.lengths[row]);
+            for (&position, &label) in self.mlm_positions.iter().zip(&self.mlm_labels) {
+                if tokens.contains(&(position as usize)) {
+                    batch
+                        .mlm_positions
+                        .push(position + (new_row * self.row_len) as u32 - tokens.start as u32);
+                    batch.mlm_labels.push(label);
+                }
+            }
+            batch.nsp_labels.push(self.nsp_labels[row]);
         }
         batch
     }
