@@ -140,7 +140,7 @@ impl Corpus {
         let shard = &self.shards[document.shard_idx];
         let first = shard.first_token(document.first_sentence)?;
         let range = first + tokens.start..first + tokens.end;
-        shard.read_tokens(range.clone(), ids)?;
+        shard.read_tokens(range.clone(), self.manifest.vocab_size, ids)?;
         shard.read_word_starts(range, word_starts)
     }
 

@@ -9,6 +9,10 @@
 //! One sequence of the format is one sentence. A folder of shards is complete or it is not there: everything is
 //! written to `<dir>.building` and renamed at the end. Building is shared by blocks of text ([`BuildShare`]);
 //! the result does not depend on the number of shares or threads.
+//!
+//! One process calls [`prepare`]. Ranks that share a file system: one calls [`status`] and tells the others; if there is
+//! something to build, all call [`build`] with their share; when all are done one calls [`finish`]; then all open
+//! [`crate::Corpus`], with [`Verify::Hashes`] on at least one rank per file system.
 
 mod build;
 mod indexed;
@@ -61,7 +65,13 @@ pub(crate) fn check_files(dir: &Path, manifest: &Manifest, verify: Verify) -> Re
     let files: Vec<_> = manifest.shards.iter().flat_map(ShardRecord::files).collect();
     let check = |(name, record): &(String, &crate::FileRecord)| -> Result<(), DataError> {
         let path = dir.join(name);
-        let num_bytes = std::fs::metadata(&path).map_err(DataError::io("find shard file", &path))?.len();
+        let num_bytes = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(DataError::damaged(&path, "file", "one that the manifest names", "no such file"));
+            }
+            Err(e) => return Err(DataError::io("look at shard file", &path)(e)),
+        };
         if num_bytes != record.num_bytes {
             return Err(DataError::damaged(&path, "bytes", record.num_bytes, num_bytes));
         }

@@ -373,6 +373,10 @@ fn move_into_place(folder: &Path, dir: &Path) -> Result<(), DataError> {
     sync_folder(folder)?;
     let old = sibling(dir, "old");
     let replaces = dir.join(MANIFEST_NAME).is_file();
+    if old.join(MANIFEST_NAME).is_file() {
+        // Left behind by a replacement that was interrupted.
+        fs::remove_dir_all(&old).map_err(DataError::io("remove", &old))?;
+    }
     if replaces {
         fs::rename(dir, &old).map_err(DataError::io("set aside", dir))?;
     }

@@ -68,8 +68,14 @@ impl Positioned {
 
     fn read(&self, offset: u64, num_bytes: u64) -> Result<Vec<u8>, DataError> {
         let mut bytes = vec![0u8; num_bytes as usize];
-        self.file.read_exact_at(&mut bytes, offset).map_err(DataError::io("read shard file", &self.path))?;
-        Ok(bytes)
+        match self.file.read_exact_at(&mut bytes, offset) {
+            Ok(()) => Ok(bytes),
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                let expected = format!("{num_bytes} bytes at {offset}");
+                Err(DataError::damaged(&self.path, "length", expected, "the end of the file"))
+            }
+            Err(e) => Err(DataError::io("read shard file", &self.path)(e)),
+        }
     }
 
     fn read_u64s(&self, offset: u64, num: u64) -> Result<Vec<u64>, DataError> {
@@ -112,7 +118,17 @@ impl Shard {
     /// Sentence borders of `documents`: one entry more than there are documents.
     pub(crate) fn document_bounds(&self, documents: Range<u64>) -> Result<Vec<u64>, DataError> {
         let base = HEADER_LEN + 12 * self.num_sentences;
-        self.idx.read_u64s(base + 8 * documents.start, documents.end - documents.start + 1)
+        let bounds = self.idx.read_u64s(base + 8 * documents.start, documents.end - documents.start + 1)?;
+        if !bounds.is_sorted() || bounds.last().is_none_or(|&last| last > self.num_sentences) {
+            let expected = format!("ascending up to {}", self.num_sentences);
+            return Err(DataError::damaged(
+                &self.idx.path,
+                "document borders",
+                expected,
+                format!("{bounds:?}"),
+            ));
+        }
+        Ok(bounds)
     }
 
     /// Lengths of sentences, in tokens.
@@ -129,8 +145,14 @@ impl Shard {
         Ok(offset[0] / self.token_type.num_bytes())
     }
 
-    /// Appends the token ids of a range of this shard's tokens.
-    pub(crate) fn read_tokens(&self, tokens: Range<u64>, out: &mut Vec<u32>) -> Result<(), DataError> {
+    /// Appends the token ids of a range of this shard's tokens; all are below `vocab_size`.
+    pub(crate) fn read_tokens(
+        &self,
+        tokens: Range<u64>,
+        vocab_size: u64,
+        out: &mut Vec<u32>,
+    ) -> Result<(), DataError> {
+        let num_before = out.len();
         let size = self.token_type.num_bytes();
         let bytes = self.bin.read(tokens.start * size, (tokens.end - tokens.start) * size)?;
         match self.token_type {
@@ -139,7 +161,12 @@ impl Shard {
             }
             TokenType::I32 => out.extend(bytes.as_chunks::<4>().0.iter().map(|c| u32::from_le_bytes(*c))),
         }
-        Ok(())
+        match out[num_before..].iter().find(|&&id| u64::from(id) >= vocab_size) {
+            Some(id) => {
+                Err(DataError::damaged(&self.bin.path, "token id", format!("below {vocab_size}"), id))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Appends whether each token of a range starts a word.

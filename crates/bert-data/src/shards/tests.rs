@@ -184,3 +184,47 @@ fn text_without_tokens_and_foreign_folders_are_refused() {
     assert!(prepare(&request).is_err());
     assert!(request.dir.join("thesis.doc").exists());
 }
+
+/// Megatron-LM's `DType.optimal_dtype`: uint16 below 65,500 ids, else int32.
+#[test]
+fn large_vocabularies_take_four_bytes_per_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut request = request(&dir, "a t65400 t7\n");
+    for (vocab_size, num_bytes, code) in [(65_499, 6, 8), (65_500, 12, 4)] {
+        let tokens = SPECIAL_TOKENS.iter().map(|t| (*t).to_owned());
+        let tokens = tokens.chain(["a".to_owned()]).chain((6..vocab_size).map(|n| format!("t{n}"))).collect();
+        request.tokenizer = Arc::new(Tokenizer::from_tokens(tokens, true, Path::new("test")).unwrap());
+        request.when_stale = WhenStale::Rebuild;
+        let manifest = prepare(&request).unwrap();
+        assert_eq!(manifest.shards[0].bin.num_bytes, num_bytes);
+        assert_eq!(fs::read(request.dir.join("shard-00000.idx")).unwrap()[17], code);
+        let corpus = Corpus::open(&request.dir, Verify::Hashes).unwrap();
+        let (mut ids, mut starts) = (vec![], vec![]);
+        corpus.read_tokens(&corpus.document(0).unwrap(), 0..3, &mut ids, &mut starts).unwrap();
+        assert_eq!(ids, [5, 65_400, 7]);
+    }
+}
+
+#[test]
+fn damage_that_was_not_hashed_is_an_error_where_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let request = request(&dir, &many_documents());
+    prepare(&request).unwrap();
+    let bin = request.dir.join("shard-00000.bin");
+    let mut bytes = fs::read(&bin).unwrap();
+    bytes[1] = 0xff;
+    fs::write(&bin, &bytes).unwrap();
+    let corpus = Corpus::open(&request.dir, Verify::Sizes).unwrap();
+    let read = |corpus: &Corpus| {
+        let document = corpus.document(0).unwrap();
+        corpus.read_tokens(&document, 0..2, &mut vec![], &mut vec![]).unwrap_err()
+    };
+    assert!(matches!(read(&corpus), DataError::Damaged { what: "token id", .. }));
+    // Cut off under a running job: an error, not a signal.
+    fs::OpenOptions::new().write(true).open(&bin).unwrap().set_len(1).unwrap();
+    assert!(matches!(read(&corpus), DataError::Damaged { what: "length", .. }));
+    fs::remove_file(&bin).unwrap();
+    let error = Corpus::open(&request.dir, Verify::Sizes).unwrap_err();
+    assert!(matches!(&error, DataError::Damaged { what: "file", .. }), "{error}");
+    assert_eq!(error.kind(), DataErrorKind::Damaged);
+}

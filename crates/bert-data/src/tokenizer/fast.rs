@@ -192,7 +192,9 @@ mod tests {
     #[test]
     fn other_characters_take_the_long_way() {
         let tokenizer = tokenizer(true);
-        for line in ["é", "a\u{300}", "\u{e5e5}", "Ⅷ", "\u{7f}", "a\u{a0}b", "\u{f900}", "\u{20000}", "ß", "한"] {
+        for line in
+            ["é", "a\u{300}", "\u{e5e5}", "Ⅷ", "\u{7f}", "a\u{a0}b", "\u{f900}", "\u{20000}", "ß", "한"]
+        {
             assert_eq!(tokenizer.fast.as_ref().unwrap().encode(line), None, "{line}");
         }
         assert_eq!(tokenizer.encode_line("É 中").unwrap().ids.len(), 2);
