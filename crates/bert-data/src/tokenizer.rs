@@ -5,7 +5,7 @@
 //! text stay text: `[MASK]` in a corpus becomes `[`, `mask`, `]`. Which tokens form a Chinese word is the
 //! business of [`crate::words`].
 
-mod fast;
+pub(crate) mod fast;
 mod load;
 mod save;
 

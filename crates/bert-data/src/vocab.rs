@@ -11,6 +11,7 @@ use crate::error::DataError;
 use crate::files::write_atomically;
 use crate::text::{TextBlock, TextLine, TextReader, TextSources};
 use crate::tokenizer::SPECIAL_TOKENS;
+use crate::tokenizer::fast::for_each_plain_word;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -109,28 +110,53 @@ fn count_block(
     block: &TextBlock,
     lowercase: bool,
 ) -> Result<HashMap<String, u64>, DataError> {
-    let normalizer = BertNormalizer::new(true, true, None, lowercase);
-    let failed =
-        |source| DataError::Tokenizer { action: "split text", path: PathBuf::from("vocabulary"), source };
     let mut counts = HashMap::new();
     let mut reader = TextReader::new(sources, block);
+    let mut scratch = String::new();
     while let Some(line) = reader.next_line()? {
         let TextLine::Sentence(line) = line else { continue };
-        let mut normalized = NormalizedString::from(line);
-        normalizer.normalize(&mut normalized).map_err(failed)?;
-        let mut split = PreTokenizedString::from(normalized);
-        BertPreTokenizer.pre_tokenize(&mut split).map_err(failed)?;
-        for (word, _, _) in split.get_splits(OffsetReferential::Original, OffsetType::Byte) {
-            if word.chars().nth(MAX_WORD_CHARS).is_some() {
-                continue;
+        let is_plain = for_each_plain_word(&line, |start, end, _| {
+            scratch.clear();
+            scratch.push_str(&line[start..end]);
+            if lowercase {
+                scratch.make_ascii_lowercase();
             }
-            match counts.get_mut(word) {
-                Some(count) => *count += 1,
-                None => drop(counts.insert(word.to_owned(), 1)),
-            }
+            count_word(&mut counts, &scratch);
+        });
+        if !is_plain {
+            count_with_library(&line, lowercase, &mut counts)?;
         }
     }
     Ok(counts)
+}
+
+/// Counts the words of a line with characters that have to be normalized.
+fn count_with_library(
+    line: &str,
+    lowercase: bool,
+    counts: &mut HashMap<String, u64>,
+) -> Result<(), DataError> {
+    let normalizer = BertNormalizer::new(true, true, None, lowercase);
+    let failed =
+        |source| DataError::Tokenizer { action: "split text", path: PathBuf::from("vocabulary"), source };
+    let mut normalized = NormalizedString::from(line);
+    normalizer.normalize(&mut normalized).map_err(failed)?;
+    let mut split = PreTokenizedString::from(normalized);
+    BertPreTokenizer.pre_tokenize(&mut split).map_err(failed)?;
+    for (word, _, _) in split.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+        count_word(counts, word);
+    }
+    Ok(())
+}
+
+fn count_word(counts: &mut HashMap<String, u64>, word: &str) {
+    if word.chars().nth(MAX_WORD_CHARS).is_some() {
+        return;
+    }
+    match counts.get_mut(word) {
+        Some(count) => *count += 1,
+        None => drop(counts.insert(word.to_owned(), 1)),
+    }
 }
 
 /// The single characters a vocabulary begins with.
@@ -207,6 +233,20 @@ mod tests {
         let encoded = crate::tokenizer::Tokenizer::from_vocab_file(&request.output, true).unwrap();
         // lower, and new ##e ##s ##t: the pairs of "newest" beyond "new" occur once.
         assert_eq!(encoded.encode_line("Lower newest").unwrap().ids.len(), 5);
+    }
+
+    #[test]
+    fn plain_lines_are_counted_as_in_the_library() {
+        let dir = tempfile::tempdir().unwrap();
+        for lowercase in [true, false] {
+            let text = "Plain TEXT, 12a 中国。\tplain\u{3000}“x”\n";
+            let request = request(&dir, text, 40);
+            let sources = TextSources::list(&request.sources).unwrap();
+            let mut expected = HashMap::new();
+            count_with_library(text, lowercase, &mut expected).unwrap();
+            let counted = count_words(&sources, lowercase).unwrap();
+            assert_eq!(counted, expected.into_iter().collect());
+        }
     }
 
     #[test]

@@ -75,26 +75,12 @@ impl FastPath {
     /// Tokens of a line, or `None` if it holds a character this way does not know.
     pub(super) fn encode(&self, line: &str) -> Option<EncodedLine> {
         let mut encoded = EncodedLine::default();
-        let mut word_start = None;
         let mut scratch = String::new();
-        for (offset, character) in line.char_indices() {
-            let class = class_of(character)?;
-            if class == CharClass::Word {
-                word_start.get_or_insert(offset);
-                continue;
-            }
-            if let Some(start) = word_start.take() {
-                self.push_word(line, start, offset, &mut scratch, &mut encoded);
-            }
-            if class == CharClass::Alone {
-                let id = self.single[character as usize];
-                encoded.push(id, true, offset, offset + character.len_utf8());
-            }
-        }
-        if let Some(start) = word_start {
-            self.push_word(line, start, line.len(), &mut scratch, &mut encoded);
-        }
-        Some(encoded)
+        let is_plain = for_each_plain_word(line, |start, end, alone| match alone {
+            Some(character) => encoded.push(self.single[character as usize], true, start, end),
+            None => self.push_word(line, start, end, &mut scratch, &mut encoded),
+        });
+        is_plain.then_some(encoded)
     }
 
     /// Greedy longest match over one word of ASCII letters and digits; `[UNK]` if a rest has no match.
@@ -136,6 +122,32 @@ impl EncodedLine {
         self.word_starts.push(is_word_start);
         self.offsets.push((start as u32, end as u32));
     }
+}
+
+/// Calls `visit(start, end, alone)` for every word of a line of plain characters; `alone` is the character if it is a
+/// word of its own. Returns false, without a call, if the line holds any other character.
+pub(crate) fn for_each_plain_word(line: &str, mut visit: impl FnMut(usize, usize, Option<char>)) -> bool {
+    if line.chars().any(|character| class_of(character).is_none()) {
+        return false;
+    }
+    let mut word_start = None;
+    for (offset, character) in line.char_indices() {
+        let class = class_of(character);
+        if class == Some(CharClass::Word) {
+            word_start.get_or_insert(offset);
+            continue;
+        }
+        if let Some(start) = word_start.take() {
+            visit(start, offset, None);
+        }
+        if class == Some(CharClass::Alone) {
+            visit(offset, offset + character.len_utf8(), Some(character));
+        }
+    }
+    if let Some(start) = word_start {
+        visit(start, line.len(), None);
+    }
+    true
 }
 
 /// The class of a plain character; `None` for every other one.
