@@ -9,15 +9,18 @@ mod names;
 mod tensor_file;
 
 use std::{
+    cell::RefCell,
     io,
     path::{Path, PathBuf},
 };
 
+use bert_random::Key;
 use safetensors::SafeTensorError;
 
 use crate::{
     config::{ConfigError, ModelConfig},
-    layout::ParameterLayout,
+    init::initial_parameter,
+    layout::{ParameterLayout, ParameterSpec},
 };
 
 /// Name of the configuration inside of a folder.
@@ -171,8 +174,32 @@ pub fn save_folder(
 /// Any [`HfError`]; a refusal lists every tensor that is missing, unexpected or has another shape or type.
 pub fn load_folder(folder: &Path) -> Result<(ModelConfig, Vec<Vec<f32>>), HfError> {
     let config = load_config(folder)?;
-    let buckets = tensor_file::read(&folder.join(TENSOR_FILE), &ParameterLayout::new(&config))?;
+    let buckets = tensor_file::read(&folder.join(TENSOR_FILE), &ParameterLayout::new(&config), &|_| None)?;
     Ok((config, buckets))
+}
+
+/// As [`load_folder`], but parameters whose name `may_be_missing` start from initial values if the file lacks them.
+///
+/// For checkpoints without (all of) the pre-training heads. The third result lists what was initialised.
+///
+/// # Errors
+///
+/// As [`load_folder`].
+pub fn load_folder_with_initial(
+    folder: &Path,
+    init_key: Key,
+    may_be_missing: impl Fn(&str) -> bool,
+) -> Result<(ModelConfig, Vec<Vec<f32>>, Vec<String>), HfError> {
+    let config = load_config(folder)?;
+    let initialised = RefCell::new(Vec::new());
+    let fill = |spec: &ParameterSpec| {
+        may_be_missing(&spec.name).then(|| {
+            initialised.borrow_mut().push(spec.name.clone());
+            initial_parameter(&config, spec, init_key)
+        })
+    };
+    let buckets = tensor_file::read(&folder.join(TENSOR_FILE), &ParameterLayout::new(&config), &fill)?;
+    Ok((config, buckets, initialised.into_inner()))
 }
 
 /// Reads the configuration of a folder only.

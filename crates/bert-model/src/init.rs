@@ -1,9 +1,10 @@
-//! Initial weights, each a pure function of (key, Hugging Face name).
+//! Initial weights, each a pure function of (key, Hugging Face name, row).
 //!
 //! Matrices and tables start from a normal distribution cut at two standard deviations, as in the original code;
 //! biases start at 0 and LayerNorm at the identity. No tensor and no generator state lives here.
 
 use bert_random::Key;
+use rayon::prelude::*;
 
 use crate::{
     config::ModelConfig,
@@ -17,20 +18,25 @@ const LIMIT_SD: f64 = 2.0;
 ///
 /// The result depends on `init_key` and on the parameters' names, not on the order in which buckets are asked for.
 pub fn initial_bucket(config: &ModelConfig, bucket: &BucketLayout, init_key: Key) -> Vec<f32> {
-    let mut values = vec![0.0; bucket.num_elements];
-    for spec in &bucket.parameters {
-        fill(&mut values[spec.range()], spec, config.initializer_range, init_key);
-    }
-    values
+    let parameters = bucket.parameters.iter();
+    parameters.flat_map(|spec| initial_parameter(config, spec, init_key)).collect()
 }
 
-fn fill(values: &mut [f32], spec: &ParameterSpec, standard_deviation: f64, init_key: Key) {
+/// Computes the initial values of one parameter.
+pub(crate) fn initial_parameter(config: &ModelConfig, spec: &ParameterSpec, init_key: Key) -> Vec<f32> {
     if spec.name.ends_with("LayerNorm.weight") {
-        values.fill(1.0);
-    } else if spec.decay {
-        let mut stream = init_key.with_name(&spec.name).stream();
-        values.fill_with(|| (stream.truncated_normal(LIMIT_SD) * standard_deviation) as f32);
+        return vec![1.0; spec.num_elements];
     }
+    let mut values = vec![0.0; spec.num_elements];
+    if spec.decay {
+        let key = init_key.with_name(&spec.name);
+        let row_len = spec.shape[spec.shape.len() - 1];
+        values.par_chunks_mut(row_len).enumerate().for_each(|(row_idx, row)| {
+            let mut stream = key.with(row_idx as u64).stream();
+            row.fill_with(|| (stream.truncated_normal(LIMIT_SD) * config.initializer_range) as f32);
+        });
+    }
+    values
 }
 
 #[cfg(test)]

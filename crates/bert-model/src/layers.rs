@@ -7,7 +7,11 @@ use burn::{
     tensor::activation,
 };
 
-use crate::{config::HiddenAct, ops, parameters::BucketSource};
+use crate::{
+    config::HiddenAct,
+    ops::{self, GeluForm},
+    parameters::BucketSource,
+};
 
 /// A linear map with bias; the weight is `[out, in]`.
 #[derive(Module, Debug)]
@@ -62,8 +66,8 @@ impl LayerNorm {
 /// - input, output: any
 pub(crate) fn activate<const D: usize>(activation: HiddenAct, input: Tensor<D>) -> Tensor<D> {
     match activation {
-        HiddenAct::Gelu => ops::gelu(input),
-        HiddenAct::GeluTanh => activation::gelu_approximate(input),
+        HiddenAct::Gelu => ops::gelu(input, GeluForm::Erf),
+        HiddenAct::GeluTanh => ops::gelu(input, GeluForm::Tanh),
         HiddenAct::Relu => activation::relu(input),
     }
 }

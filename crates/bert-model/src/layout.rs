@@ -173,6 +173,8 @@ impl BucketBuilder {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::test_support::tiny_config;
 
@@ -195,6 +197,26 @@ mod tests {
                 end = spec.range().end;
             }
             assert_eq!(bucket.num_elements, end);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn names_are_unique_and_sizes_add_up(layers in 1usize..6, heads in 1usize..5, head in 1usize..9, vocab in 5usize..99) {
+            let hidden_size = heads * head;
+            let config = ModelConfig {
+                vocab_size: vocab, num_hidden_layers: layers, num_attention_heads: heads, hidden_size, ..tiny_config()
+            };
+            let layout = ParameterLayout::new(&config);
+            let by_name = layout.by_name();
+            prop_assert!(by_name.is_sorted_by(|(_, a), (_, b)| a.name < b.name));
+            let total: usize = by_name.iter().map(|(_, spec)| spec.num_elements).sum();
+            prop_assert_eq!(total, layout.num_elements());
+            prop_assert_eq!(by_name.len(), 16 * layers + 5 + 9);
+            for layer_idx in 0..layers {
+                let name = format!("layer {layer_idx}");
+                prop_assert_eq!(&layout.buckets[layout.layer_idx(layer_idx)].name, &name);
+            }
         }
     }
 

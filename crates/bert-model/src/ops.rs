@@ -29,6 +29,7 @@ use burn::{
     },
 };
 
+pub(crate) use gelu::GeluForm;
 use raw::Raw;
 
 /// The ops of this crate on primitives. Users call the functions of the same names on [`Tensor`]s.
@@ -47,7 +48,7 @@ pub(crate) trait BertOps: Backend {
     ) -> FloatTensor<Self>;
     fn dropout(input: FloatTensor<Self>, key_bits: u64, probability: f32) -> FloatTensor<Self>;
     fn attention_probs(scores: FloatTensor<Self>, row_lengths: Arc<[u32]>) -> FloatTensor<Self>;
-    fn gelu_erf(input: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn gelu_form(input: FloatTensor<Self>, form: GeluForm) -> FloatTensor<Self>;
     fn gradient_root(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
@@ -77,8 +78,8 @@ impl BertOps for Flex {
         attention_probs::forward::<Self>(scores, &row_lengths)
     }
 
-    fn gelu_erf(input: FloatTensor<Self>) -> FloatTensor<Self> {
-        gelu::forward::<Self>(&Self::contiguous(input))
+    fn gelu_form(input: FloatTensor<Self>, form: GeluForm) -> FloatTensor<Self> {
+        gelu::forward::<Self>(&Self::contiguous(input), form)
     }
 
     fn gradient_root(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -142,12 +143,12 @@ impl<B: Raw + BertOps, C: CheckpointStrategy> BertOps for Autodiff<B, C> {
         }
     }
 
-    fn gelu_erf(input: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn gelu_form(input: FloatTensor<Self>, form: GeluForm) -> FloatTensor<Self> {
         let nodes = [input.node()];
         let input = B::contiguous(input.into_primitive());
         match Backward::<B, 1>::prepare::<C>(gelu::GeluBackward, nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(input.clone(), B::gelu_erf(input)),
-            OpsKind::UnTracked(prep) => prep.finish(B::gelu_erf(input)),
+            OpsKind::Tracked(prep) => prep.finish((input.clone(), form), B::gelu_form(input, form)),
+            OpsKind::UnTracked(prep) => prep.finish(B::gelu_form(input, form)),
         }
     }
 
@@ -205,13 +206,13 @@ pub(crate) fn attention_probs(scores: Tensor<4>, row_lengths: Arc<[u32]>) -> Ten
     Tensor::from_dispatch(<Dispatch as BertOps>::attention_probs(scores.into_dispatch(), row_lengths))
 }
 
-/// GELU in the form with the error function.
+/// GELU in one of its two forms.
 ///
 /// # Shapes
 ///
 /// - input, output: any
-pub(crate) fn gelu<const D: usize>(input: Tensor<D>) -> Tensor<D> {
-    Tensor::from_dispatch(<Dispatch as BertOps>::gelu_erf(input.into_dispatch()))
+pub(crate) fn gelu<const D: usize>(input: Tensor<D>, form: GeluForm) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as BertOps>::gelu_form(input.into_dispatch(), form))
 }
 
 /// A scalar whose backward pass enters the graph of `output` with `gradient`.

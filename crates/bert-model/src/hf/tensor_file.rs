@@ -84,23 +84,36 @@ fn write_values(file: &mut impl Write, values: &[f32]) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads all buckets after checking that the file holds exactly the parameters of `layout`.
-pub(super) fn read(path: &Path, layout: &ParameterLayout) -> Result<Vec<Vec<f32>>, HfError> {
+/// Gives a value to a parameter that the file lacks: its values, or `None` to refuse the file.
+pub(super) type FillMissing<'a> = &'a dyn Fn(&ParameterSpec) -> Option<Vec<f32>>;
+
+/// Reads all buckets after checking that the file holds exactly the parameters of `layout`, apart from missing ones
+/// that `fill_missing` provides.
+pub(super) fn read(
+    path: &Path,
+    layout: &ParameterLayout,
+    fill_missing: FillMissing<'_>,
+) -> Result<Vec<Vec<f32>>, HfError> {
     let io_error = |source| HfError::Io { action: "read", path: path.into(), source };
     let mut file = File::open(path).map_err(io_error)?;
     let (metadata, data_start) = read_metadata(path, &mut file)?;
-    let (sources, ties) = match_names(path, layout, &metadata)?;
+    let (sources, ties) = match_names(path, layout, &metadata, fill_missing)?;
 
     let mut buckets: Vec<_> = layout.buckets.iter().map(|bucket| vec![0.0; bucket.num_elements]).collect();
     let mut file = BufReader::new(file);
-    for ((bucket_idx, spec), info) in layout.by_name().into_iter().zip(sources) {
+    for ((bucket_idx, spec), source) in layout.by_name().into_iter().zip(sources) {
         let values = &mut buckets[bucket_idx][spec.range()];
-        read_values(&mut file, data_start + info.data_offsets.0 as u64, values).map_err(io_error)?;
+        match source {
+            Source::Stored(start) => {
+                read_values(&mut file, data_start + start, values).map_err(io_error)?;
+            }
+            Source::Filled(initial) => values.copy_from_slice(&initial),
+        }
     }
-    for (name, tied_to, info) in ties {
+    for (name, tied_to, start) in ties {
         let (bucket_idx, spec) = find(layout, tied_to);
         let mut values = vec![0.0; spec.num_elements];
-        read_values(&mut file, data_start + info.data_offsets.0 as u64, &mut values).map_err(io_error)?;
+        read_values(&mut file, data_start + start, &mut values).map_err(io_error)?;
         if values != buckets[bucket_idx][spec.range()] {
             return Err(HfError::Untied { path: path.into(), name, tied_to });
         }
@@ -136,15 +149,24 @@ fn read_metadata(path: &Path, file: &mut File) -> Result<(Metadata, u64), HfErro
     Ok((metadata, LEN_BYTES + header_len))
 }
 
-/// Stored copies of parameters: stored name, the parameter they repeat, where they are.
-type Ties = Vec<(String, &'static str, TensorInfo)>;
+/// Where the values of a parameter come from.
+enum Source {
+    /// The file, from this byte of its data.
+    Stored(u64),
+    /// Somewhere else.
+    Filled(Vec<f32>),
+}
+
+/// Stored copies of parameters: stored name, the parameter they repeat, first byte.
+type Ties = Vec<(String, &'static str, u64)>;
 
 /// Finds the tensor of each parameter, by ascending name of the parameter.
 fn match_names(
     path: &Path,
     layout: &ParameterLayout,
     metadata: &Metadata,
-) -> Result<(Vec<TensorInfo>, Ties), HfError> {
+    fill_missing: FillMissing<'_>,
+) -> Result<(Vec<Source>, Ties), HfError> {
     let mut mismatch = Mismatch::default();
     let mut stored: BTreeMap<String, TensorInfo> = BTreeMap::new();
     let mut ties = Ties::new();
@@ -154,7 +176,7 @@ fn match_names(
             Meaning::Ignored => {}
             Meaning::TiedTo(parameter) => {
                 check_info(&name, &info, find(layout, parameter).1, &mut mismatch);
-                ties.push((name, parameter, info));
+                ties.push((name, parameter, info.data_offsets.0 as u64));
             }
             Meaning::Parameter(parameter) => {
                 if stored.insert(parameter, info).is_some() {
@@ -169,9 +191,12 @@ fn match_names(
         match stored.remove(&spec.name) {
             Some(info) => {
                 check_info(&spec.name, &info, spec, &mut mismatch);
-                sources.push(info);
+                sources.push(Source::Stored(info.data_offsets.0 as u64));
             }
-            None => mismatch.missing.push(spec.name.clone()),
+            None => match fill_missing(spec) {
+                Some(values) => sources.push(Source::Filled(values)),
+                None => mismatch.missing.push(spec.name.clone()),
+            },
         }
     }
     mismatch.unexpected.extend(stored.into_keys());

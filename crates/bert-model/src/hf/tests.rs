@@ -178,6 +178,29 @@ fn every_tensor_that_does_not_fit_is_listed() {
 }
 
 #[test]
+fn missing_heads_start_from_initial_values_if_allowed() {
+    let (folder, buckets) = saved(&tiny_config());
+    rewrite(folder.path(), |name, view| match name {
+        "cls.seq_relationship.weight" | "cls.seq_relationship.bias" => vec![],
+        _ => vec![keep(name, view)],
+    });
+    let key = Key::new(8, Purpose::Init);
+    let (_, loaded, initialised) =
+        load_folder_with_initial(folder.path(), key, |name| name.starts_with("cls.")).unwrap();
+    assert_eq!(initialised, ["cls.seq_relationship.bias", "cls.seq_relationship.weight"]);
+    assert_eq!(bits(&loaded[1..]), bits(&buckets[1..]));
+    let layout = ParameterLayout::new(&tiny_config());
+    let fresh = initial_bucket(&tiny_config(), &layout.buckets[0], key);
+    for spec in &layout.buckets[0].parameters {
+        let expected = if spec.name.contains("seq_relationship") { &fresh } else { &buckets[0] };
+        assert_eq!(loaded[0][spec.range()], expected[spec.range()], "{}", spec.name);
+    }
+
+    let error = load_folder_with_initial(folder.path(), key, |name| name.contains("pooler")).unwrap_err();
+    assert!(error.to_string().contains("missing (2): cls.seq_relationship.bias"), "{error}");
+}
+
+#[test]
 fn a_cut_or_damaged_file_is_refused() {
     let (folder, _) = saved(&tiny_config());
     let path = folder.path().join(TENSOR_FILE);

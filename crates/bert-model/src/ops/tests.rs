@@ -102,8 +102,13 @@ fn attention_probs_of_padding_are_zero_and_the_rest_sums_to_one() {
 fn gelu_equals_composed() {
     check(
         (random([6, 11], 1), random([1], 2), random([1], 3)),
-        |x, _, _| gelu(x),
+        |x, _, _| gelu(x, GeluForm::Erf),
         |x, _, _| activation::gelu(x),
+    );
+    check(
+        (random([6, 11], 1), random([1], 2), random([1], 3)),
+        |x, _, _| gelu(x, GeluForm::Tanh),
+        |x, _, _| activation::gelu_approximate(x),
     );
 }
 
@@ -137,8 +142,8 @@ fn gradient_root_starts_backward_with_its_gradient() {
 #[test]
 fn ops_outside_of_autodiff_stay_outside() {
     let x = random([3, 4], 1).without_autodiff();
-    assert!(!gelu(x.clone()).is_autodiff());
+    assert!(!gelu(x.clone(), GeluForm::Erf).is_autodiff());
     assert!(!linear(x.clone(), x.clone(), raw::from_values(vec![0.0; 3], [3])).is_autodiff());
-    let gelu_of_constant = gelu(x.autodiff());
+    let gelu_of_constant = gelu(x.autodiff(), GeluForm::Erf);
     assert!(!gelu_of_constant.is_tracked());
 }

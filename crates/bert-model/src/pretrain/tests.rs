@@ -90,6 +90,12 @@ fn a_fresh_model_knows_nothing() {
 }
 
 #[test]
+fn a_model_may_move_to_another_thread() {
+    fn check<T: Send + Sync>() {}
+    check::<PretrainModel>();
+}
+
+#[test]
 fn buckets_come_once_in_order_and_full() {
     let model = model(&tiny_config());
     let (_, sink) = train(&model, &OwnedBatch::tiny());
