@@ -178,9 +178,20 @@ pub fn load_folder(folder: &Path) -> Result<(ModelConfig, Vec<Vec<f32>>), HfErro
     Ok((config, buckets))
 }
 
+/// A folder whose missing parameters were initialised.
+#[derive(Clone, Debug)]
+pub struct CompletedFolder {
+    /// The configuration.
+    pub config: ModelConfig,
+    /// The values of every bucket, in layout order.
+    pub buckets: Vec<Vec<f32>>,
+    /// Names of the parameters that the folder lacked, ascending.
+    pub initialised: Vec<String>,
+}
+
 /// As [`load_folder`], but parameters whose name `may_be_missing` start from initial values if the file lacks them.
 ///
-/// For checkpoints without (all of) the pre-training heads. The third result lists what was initialised.
+/// For checkpoints without (all of) the pre-training heads.
 ///
 /// # Errors
 ///
@@ -189,7 +200,7 @@ pub fn load_folder_with_initial(
     folder: &Path,
     init_key: Key,
     may_be_missing: impl Fn(&str) -> bool,
-) -> Result<(ModelConfig, Vec<Vec<f32>>, Vec<String>), HfError> {
+) -> Result<CompletedFolder, HfError> {
     let config = load_config(folder)?;
     let initialised = RefCell::new(Vec::new());
     let fill = |spec: &ParameterSpec| {
@@ -199,7 +210,7 @@ pub fn load_folder_with_initial(
         })
     };
     let buckets = tensor_file::read(&folder.join(TENSOR_FILE), &ParameterLayout::new(&config), &fill)?;
-    Ok((config, buckets, initialised.into_inner()))
+    Ok(CompletedFolder { config, buckets, initialised: initialised.into_inner() })
 }
 
 /// Reads the configuration of a folder only.

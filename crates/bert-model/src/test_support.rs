@@ -63,7 +63,7 @@ impl OwnedBatch {
     pub(crate) fn large(config: &ModelConfig, num_rows: usize, row_len: usize) -> Self {
         let mut stream = Key::new(1, Purpose::Debug).stream();
         let mut word = || 4 + stream.below(config.vocab_size as u64 - 4) as u32;
-        let rows: Vec<(Vec<u32>, Vec<(u32, u32)>)> = (0..num_rows)
+        let rows: Vec<(Vec<u32>, Vec<_>)> = (0..num_rows)
             .map(|row| {
                 let mut tokens: Vec<_> = (0..row_len - 3 * row).map(|_| word()).collect();
                 let border = tokens.len() / 2;

@@ -185,7 +185,7 @@ fn missing_heads_start_from_initial_values_if_allowed() {
         _ => vec![keep(name, view)],
     });
     let key = Key::new(8, Purpose::Init);
-    let (_, loaded, initialised) =
+    let CompletedFolder { buckets: loaded, initialised, .. } =
         load_folder_with_initial(folder.path(), key, |name| name.starts_with("cls.")).unwrap();
     assert_eq!(initialised, ["cls.seq_relationship.bias", "cls.seq_relationship.weight"]);
     assert_eq!(bits(&loaded[1..]), bits(&buckets[1..]));

@@ -20,7 +20,12 @@ use super::{math::exp_non_positive, raw::Raw};
 /// Sums run over this many interleaved lanes, then over the lanes: a fixed order that the compiler can vectorise.
 const LANES: usize = 16;
 
-/// Computes probabilities from scores `[num_rows, heads, row_len, row_len]`, in place if possible.
+/// Computes probabilities from scores, in place if possible.
+///
+/// # Shapes
+///
+/// - scores, output: `[num_rows, heads, row_len, row_len]`
+/// - row_lengths: `[num_rows]`
 pub(super) fn forward<B: Raw>(scores: FloatTensor<B>, row_lengths: &Arc<[u32]>) -> FloatTensor<B> {
     let shape = scores.shape();
     let (num_queries, row_len) = (shape[1] * shape[2], shape[3]);

@@ -14,6 +14,10 @@ use bert_kernels::dropout::{self, Dropout};
 use super::raw::Raw;
 
 /// Zeroes elements with the given probability and scales the others by `1 / (1 - probability)`.
+///
+/// # Shapes
+///
+/// - input, output: any
 pub(super) fn forward<B: Raw>(input: FloatTensor<B>, key_bits: u64, probability: f32) -> FloatTensor<B> {
     let mut output = B::contiguous(input);
     dropout::apply_in_place(Dropout { key_bits, probability }, 0, B::values_mut(&mut output));

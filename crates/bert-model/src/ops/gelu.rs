@@ -21,7 +21,7 @@ use super::{
 const CHUNK: usize = 16_384;
 
 /// 2·sqrt(2/π)
-const TWO_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+const TWO_SQRT_2_OVER_PI: f32 = 1.595_769;
 
 /// Coefficient of the cubic term in the tanh form.
 const CUBIC: f32 = 0.044_715;
@@ -39,6 +39,10 @@ pub(crate) enum GeluForm {
 }
 
 /// Computes `x·Φ(x)` element by element.
+///
+/// # Shapes
+///
+/// - input, output: any
 pub(super) fn forward<B: Raw>(input: &FloatTensor<B>, form: GeluForm) -> FloatTensor<B> {
     let values = B::values(input);
     let mut output = vec![0.0; values.len()];

@@ -17,6 +17,11 @@ use super::raw::Raw;
 
 /// Returns a zero; only its backward pass means anything.
 ///
+/// # Shapes
+///
+/// - output, gradient: the same, any
+/// - result: `[1]`
+///
 /// # Panics
 ///
 /// If the gradient has another shape than the output.

@@ -24,6 +24,11 @@ pub(super) struct RowStatistics {
 }
 
 /// Computes `(input - mean) * rstd * gamma + beta` row by row.
+///
+/// # Shapes
+///
+/// - input, output: `[num_positions, hidden]`
+/// - gamma, beta: `[hidden]`
 pub(super) fn forward<B: Raw>(
     input: &FloatTensor<B>,
     gamma: &FloatTensor<B>,

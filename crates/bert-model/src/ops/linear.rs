@@ -14,6 +14,12 @@ use burn::tensor::Shape;
 use super::raw::Raw;
 
 /// Computes `input · weightᵀ + bias`.
+///
+/// # Shapes
+///
+/// - input: `[num_positions, in]`
+/// - weight: `[out, in]`, bias: `[out]`
+/// - output: `[num_positions, out]`
 pub(super) fn forward<B: Raw>(
     input: FloatTensor<B>,
     weight: FloatTensor<B>,

@@ -10,7 +10,7 @@ pub(crate) fn exp_non_positive(x: f32) -> f32 {
     /// Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 as a sum of a short and a small number: `n * LN2_HI` is exact.
-    const LN2_HI: f32 = 0.693_359_375;
+    const LN2_HI: f32 = 355.0 / 512.0;
     const LN2_LO: f32 = -2.121_944_4e-4;
 
     // Written so that NaN fails both comparisons and stays NaN.
@@ -43,7 +43,7 @@ pub(super) fn erf(x: f32) -> f32 {
     p = p * x2 - 2.101_024e-6;
     p = p * x2 - 5.692_506_4e-5;
     p = p * x2 - 7.349_906e-4;
-    p = p * x2 - 2.954_599_8e-3;
+    p = p * x2 - 2.954_6e-3;
     p = p * x2 - 1.609_603_3e-2;
     let mut q = -1.456_607_2e-5;
     q = q * x2 - 2.133_740_6e-4;
