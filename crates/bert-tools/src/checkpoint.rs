@@ -115,7 +115,8 @@ fn diff(left: &Path, right: &Path) -> anyhow::Result<()> {
     let mut num_different = 0;
     for (bucket_idx, bucket) in layout.buckets.iter().enumerate() {
         for parameter in &bucket.parameters {
-            let (a, b) = (values(&left_buckets, bucket_idx, parameter), values(&right_buckets, bucket_idx, parameter));
+            let (a, b) =
+                (values(&left_buckets, bucket_idx, parameter), values(&right_buckets, bucket_idx, parameter));
             if a.iter().map(|x| x.to_bits()).eq(b.iter().map(|x| x.to_bits())) {
                 num_equal += 1;
                 continue;

@@ -50,7 +50,9 @@ fn fill_held_out(run: &Path, num_sentences: usize, arguments: &FillMaskArguments
     let predictor = Predictor::load(&newest_of(run)?.join("model"), Some(config.data.lowercase))?;
     let special = predictor.tokenizer().special();
     let key = Key::new(config.run.seed, Purpose::EvalMask).with_name("fill-mask");
-    for (idx, sentence) in held_out::sentences(&config, predictor.tokenizer(), num_sentences)?.iter().enumerate() {
+    for (idx, sentence) in
+        held_out::sentences(&config, predictor.tokenizer(), num_sentences)?.iter().enumerate()
+    {
         let masked_idx = masked_place(sentence, predictor.tokenizer().special_ids(), key.with(idx as u64));
         let mut ids = vec![special.cls];
         ids.extend(sentence);
@@ -66,7 +68,8 @@ fn fill_held_out(run: &Path, num_sentences: usize, arguments: &FillMaskArguments
 
 /// A place of a sentence whose token is not special; the first place if there is none.
 fn masked_place(sentence: &[u32], special_ids: &[u32], key: Key) -> usize {
-    let places: Vec<usize> = (0..sentence.len()).filter(|idx| !special_ids.contains(&sentence[*idx])).collect();
+    let places: Vec<usize> =
+        (0..sentence.len()).filter(|idx| !special_ids.contains(&sentence[*idx])).collect();
     match places.len() as u64 {
         0 => 0,
         num_places => places[key.stream().below(num_places) as usize],
@@ -86,7 +89,8 @@ mod tests {
     #[test]
     fn special_tokens_are_never_masked() {
         let key = Key::new(7, Purpose::EvalMask);
-        let places: Vec<usize> = (0..20).map(|idx| masked_place(&[1, 9, 1, 8, 1], &[1], key.with(idx))).collect();
+        let places: Vec<usize> =
+            (0..20).map(|idx| masked_place(&[1, 9, 1, 8, 1], &[1], key.with(idx))).collect();
         assert!(places.iter().all(|place| [1, 3].contains(place)), "{places:?}");
         assert!(places.contains(&1) && places.contains(&3));
     }

@@ -24,11 +24,16 @@ const CLOSERS: [&str; 8] = ["”", "’", "」", "』", "）", "》", "\"", ")"]
 /// # Errors
 ///
 /// If the shards are not those of the run, or the run holds out too few sentences.
-pub fn sentences(config: &Config, tokenizer: &Tokenizer, num_sentences: usize) -> anyhow::Result<Vec<Vec<u32>>> {
+pub fn sentences(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    num_sentences: usize,
+) -> anyhow::Result<Vec<Vec<u32>>> {
     let corpus = Corpus::open(&config.data.shards, Verify::Hashes)?;
     corpus.check_tokenizer(tokenizer)?;
     let data = PretrainData::new(Arc::new(corpus), data_settings::pretrain_data(config))?;
-    let ids_of = |words: &[&str]| words.iter().filter_map(|word| tokenizer.token_to_id(word)).collect::<Vec<u32>>();
+    let ids_of =
+        |words: &[&str]| words.iter().filter_map(|word| tokenizer.token_to_id(word)).collect::<Vec<u32>>();
     let (ends, closers) = (ids_of(&ENDS), ids_of(&CLOSERS));
     let mut found: Vec<Vec<u32>> = Vec::new();
     // Samples from all over the held-out text, not neighbours of its beginning.
@@ -44,7 +49,10 @@ pub fn sentences(config: &Config, tokenizer: &Tokenizer, num_sentences: usize) -
         found.extend(sentence.filter(|sentence| !found.contains(sentence)));
     }
     if found.len() < num_sentences {
-        let message = format!("the run holds out only {} sentences of {MIN_TOKENS} to {MAX_TOKENS} tokens", found.len());
+        let message = format!(
+            "the run holds out only {} sentences of {MIN_TOKENS} to {MAX_TOKENS} tokens",
+            found.len()
+        );
         return Err(ToolError::Usage(message).into());
     }
     Ok(found)
@@ -62,7 +70,8 @@ fn whole_sentence(segment: &[u32], ends: &[u32], closers: &[u32]) -> Option<Vec<
     pieces
         .map(|piece| &piece[piece.iter().take_while(|id| closers.contains(id)).count()..])
         .find(|piece| {
-            (MIN_TOKENS..=MAX_TOKENS).contains(&piece.len()) && piece.last().is_some_and(|id| ends.contains(id))
+            (MIN_TOKENS..=MAX_TOKENS).contains(&piece.len())
+                && piece.last().is_some_and(|id| ends.contains(id))
         })
         .map(<[u32]>::to_vec)
 }

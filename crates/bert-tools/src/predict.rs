@@ -91,7 +91,8 @@ impl Predictor {
             return Err(ToolError::Usage(message).into());
         }
         let mask = self.tokenizer.special().mask;
-        let positions: Vec<u32> = (0u32..).zip(ids).filter(|(_, id)| **id == mask).map(|(idx, _)| idx).collect();
+        let positions: Vec<u32> =
+            (0u32..).zip(ids).filter(|(_, id)| **id == mask).map(|(idx, _)| idx).collect();
         let labels = vec![mask; positions.len()];
         let token_types = vec![0; ids.len()];
         let batch = PretrainBatch {

@@ -40,7 +40,10 @@ pub fn run(arguments: &ReportArguments) -> anyhow::Result<()> {
     row("run", describe_run(&arguments.run, step));
     print_evaluation(eval);
     row("real tokens/s", format!("{} (median)", thousands(median_tokens_per_second(&metrics.steps) as u64)));
-    row("padding", format!("{} of the positions, not counted above", percent(mean_padded_share(&metrics.steps))));
+    row(
+        "padding",
+        format!("{} of the positions, not counted above", percent(mean_padded_share(&metrics.steps))),
+    );
     row("checkpoint", newest_of(&arguments.run)?.display().to_string());
     Ok(())
 }

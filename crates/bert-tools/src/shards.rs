@@ -62,7 +62,10 @@ fn request_of_arguments(arguments: &ShardsBuildArguments) -> anyhow::Result<Shar
     let (Some(dir), Some(vocabulary), Some(language)) =
         (&arguments.output, &arguments.tokenizer, arguments.language)
     else {
-        return Err(ToolError::Usage("expected --config, or --input, --output, --tokenizer and --language".into()).into());
+        return Err(ToolError::Usage(
+            "expected --config, or --input, --output, --tokenizer and --language".into(),
+        )
+        .into());
     };
     Ok(ShardBuildRequest {
         sources: arguments.input.iter().map(PathBuf::from).collect(),

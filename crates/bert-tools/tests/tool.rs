@@ -42,14 +42,34 @@ fn fails(dir: &Path, arguments: &[&str], exit_code: i32, words: &[&str]) {
 fn folder_with_vocabulary() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("text.txt"), TEXT).unwrap();
-    let train = ["vocab", "train", "--input", "text.txt", "--output", "vocab.txt", "--size", "300", "--lowercase", "true"];
+    let train = [
+        "vocab",
+        "train",
+        "--input",
+        "text.txt",
+        "--output",
+        "vocab.txt",
+        "--size",
+        "300",
+        "--lowercase",
+        "true",
+    ];
     let printed = succeeds(dir.path(), &train);
     assert!(printed.contains("wrote vocab.txt"), "{printed}");
     dir
 }
 
 const BUILD: [&str; 10] = [
-    "shards", "build", "--input", "text.txt", "--output", "shards", "--tokenizer", "vocab.txt", "--language", "zh",
+    "shards",
+    "build",
+    "--input",
+    "text.txt",
+    "--output",
+    "shards",
+    "--tokenizer",
+    "vocab.txt",
+    "--language",
+    "zh",
 ];
 
 /// A configuration file over the text, from the one of the demo.
@@ -101,15 +121,18 @@ fn every_configuration_of_the_repository_loads() {
         names.push(name);
     }
     names.sort();
-    let expected =
-        ["base", "base-en", "demo", "large", "large-en", "mini", "mini-en", "small", "small-en", "tiny", "tiny-en"];
+    let expected = [
+        "base", "base-en", "demo", "large", "large-en", "mini", "mini-en", "small", "small-en", "tiny",
+        "tiny-en",
+    ];
     assert_eq!(names, expected);
 }
 
 #[test]
 fn corpus_stats_counts_documents_sentences_and_unknown_tokens() {
     let dir = folder_with_vocabulary();
-    let printed = succeeds(dir.path(), &["corpus", "stats", "--input", "text.txt", "--tokenizer", "vocab.txt"]);
+    let printed =
+        succeeds(dir.path(), &["corpus", "stats", "--input", "text.txt", "--tokenizer", "vocab.txt"]);
     let value = |name: &str| {
         let line = printed.lines().find(|line| line.starts_with(name)).unwrap();
         line[name.len()..].trim().to_string()
@@ -126,7 +149,10 @@ fn shards_are_built_once_and_are_those_of_the_configuration() {
     assert!(succeeds(dir.path(), &BUILD).starts_with("already there"));
     let config = write_config(dir.path());
     let printed = succeeds(dir.path(), &["shards", "build", "--config", config.to_str().unwrap()]);
-    assert!(printed.starts_with("already there"), "the options and the configuration mean the same: {printed}");
+    assert!(
+        printed.starts_with("already there"),
+        "the options and the configuration mean the same: {printed}"
+    );
     assert!(succeeds(dir.path(), &["shards", "verify", "shards"]).starts_with("whole"));
 }
 
@@ -203,7 +229,8 @@ fn usage_errors_end_with_2_and_name_what_is_wrong() {
     assert_eq!(bert(dir.path(), &["shards", "build", "--input", "text.txt"]).status.code(), Some(2));
     fails(dir.path(), &["checkpoint", "list", "absent"], 2, &["absent"]);
     fails(dir.path(), &["corpus", "stats", "--input", "absent.txt"], 2, &["absent.txt"]);
-    let train = ["vocab", "train", "--input", "text.txt", "--output", "v.txt", "--size", "4", "--lowercase", "true"];
+    let train =
+        ["vocab", "train", "--input", "text.txt", "--output", "v.txt", "--size", "4", "--lowercase", "true"];
     fails(dir.path(), &train, 2, &["vocab_size"]);
     fs::write(dir.path().join("vocab.txt"), "[PAD]\n[UNK]\n[CLS]\n[SEP]\n下\n").unwrap();
     fails(dir.path(), &BUILD, 2, &["[MASK]", "vocab.txt"]);
