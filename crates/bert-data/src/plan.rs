@@ -1,7 +1,7 @@
 //! The samples of an epoch: a linear pass over sentence lengths, one key per document.
 //!
 //! A sample is a stretch of one document, cut in two where there is a sentence objective. Which stretches a
-//! document gives depends on its sentence lengths and its key alone, so documents are independent of each other
+//! document gives depends on its sentence lengths, its index and the key alone, so documents are independent of each other
 //! and of every rank. No token is read here. Kept in memory: one number per run of some hundred sentences.
 //!
 //! As in google-research/bert `create_pretraining_data.py`, with its defects mended:
@@ -14,7 +14,7 @@ use crate::config::SentenceObjective;
 use crate::corpus::Corpus;
 use crate::error::DataError;
 use crate::split::{Side, Split};
-use bert_random::{Key, Stream};
+use bert_random::{Key, Permutation, Stream};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -71,15 +71,40 @@ pub(crate) fn pieces(sentence_lengths: &[u32], max_tokens: u64) -> Vec<Range<u64
     pieces
 }
 
+/// Below the key of a plan: the site of the labels. No document has this index.
+const LABEL_SITE: u64 = u64::MAX;
+
+/// The labels of one document's samples: fair coins, independent of each other.
+///
+/// Documents `2k` and `2k + 1` use the same coins with opposite faces. Neither notices, but over an epoch the two
+/// labels come out much closer to one half each than by chance.
+struct Labels {
+    stream: Stream,
+    is_opposite: bool,
+}
+
+impl Labels {
+    fn new(plan_key: Key, document: u64) -> Self {
+        let stream = plan_key.with(LABEL_SITE).with(document / 2).stream();
+        Self { stream, is_opposite: !document.is_multiple_of(2) }
+    }
+
+    fn next_is_positive(&mut self) -> bool {
+        self.stream.chance(0.5) != self.is_opposite
+    }
+}
+
 /// Calls `emit` for every sample of a document, in order.
 pub(crate) fn plan_document(
     sentence_lengths: &[u32],
     rules: &PlanRules,
-    key: Key,
+    plan_key: Key,
+    document: u64,
     mut emit: impl FnMut(Chunk),
 ) {
     let mut pieces = pieces(sentence_lengths, rules.max_tokens);
-    let mut stream = key.stream();
+    let mut stream = plan_key.with(document).stream();
+    let mut labels = Labels::new(plan_key, document);
     let mut idx = 0;
     while idx < pieces.len() {
         let target = target_tokens(rules, &mut stream);
@@ -105,8 +130,7 @@ pub(crate) fn plan_document(
             let num_first = 1 + stream.below(num_pieces - 1) as usize;
             (pieces[idx + num_first - 1].end, num_first)
         };
-        let is_positive = stream.chance(0.5);
-        let second = match (rules.objective, is_positive) {
+        let second = match (rules.objective, labels.next_is_positive()) {
             (_, true) => Second::Next,
             (SentenceObjective::Sop, false) => Second::Swapped,
             (_, false) => Second::Random {
@@ -140,8 +164,17 @@ fn target_tokens(rules: &PlanRules, stream: &mut Stream) -> u64 {
 /// A document, and one of its samples.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PlannedSample {
+    /// Index in the plan, in document order.
+    pub(crate) sample_idx: u64,
     pub(crate) document: u64,
     pub(crate) chunk: Chunk,
+}
+
+impl Chunk {
+    /// Whether the second segment is wrong: random or swapped.
+    fn is_negative(&self) -> bool {
+        matches!(self.second, Second::Random { .. } | Second::Swapped)
+    }
 }
 
 /// Borders of the runs of documents that plans are counted by; the same for every epoch.
@@ -163,14 +196,14 @@ impl Runs {
     }
 }
 
-/// The plan of one side of the split under one key: how many samples each run gives.
+/// The plan of one side of the split under one key: how many samples of each label each run gives.
 pub(crate) struct EpochPlan {
     side: Side,
     key: Key,
     /// Samples before each run, and at the end the number of samples.
     first_samples: Vec<u64>,
-    /// Samples whose second segment is wrong: random or swapped.
-    num_negative: u64,
+    /// The same, of negative samples only.
+    first_negatives: Vec<u64>,
 }
 
 impl EpochPlan {
@@ -182,22 +215,18 @@ impl EpochPlan {
                 let (mut num_samples, mut num_negative) = (0, 0);
                 context.visit(run_idx, side, key, |_, chunk| {
                     num_samples += 1;
-                    num_negative +=
-                        u64::from(matches!(chunk.second, Second::Random { .. } | Second::Swapped));
+                    num_negative += u64::from(chunk.is_negative());
                     true
                 })?;
                 Ok((num_samples, num_negative))
             })
             .collect::<Result<_, DataError>>()?;
-        let mut first_samples = Vec::with_capacity(counts.len() + 1);
-        let mut num_samples = 0;
-        first_samples.push(0);
-        for (num, _) in &counts {
-            num_samples += num;
-            first_samples.push(num_samples);
+        let mut plan = Self { side, key, first_samples: vec![0], first_negatives: vec![0] };
+        for (num_samples, num_negative) in counts {
+            plan.first_samples.push(plan.num_samples() + num_samples);
+            plan.first_negatives.push(plan.num_negative() + num_negative);
         }
-        let num_negative = counts.iter().map(|(_, num)| num).sum();
-        Ok(Self { side, key, first_samples, num_negative })
+        Ok(plan)
     }
 
     pub(crate) fn num_samples(&self) -> u64 {
@@ -205,21 +234,65 @@ impl EpochPlan {
     }
 
     pub(crate) fn num_negative(&self) -> u64 {
-        self.num_negative
+        self.first_negatives[self.first_negatives.len() - 1]
+    }
+
+    /// The sample at a place of the epoch's order. Every sample has one place.
+    ///
+    /// The labels are spread evenly: the first `n` places hold `n * num_negative / num_samples` negative samples, rounded
+    /// down. So every batch has both labels in the proportion of the epoch. Within a label the order is a permutation.
+    pub(crate) fn at(
+        &self,
+        context: &PlanContext,
+        order_key: Key,
+        place: u64,
+    ) -> Result<PlannedSample, DataError> {
+        let (num_samples, num_negative) = (self.num_samples(), self.num_negative());
+        assert!(place < num_samples, "place {place} of {num_samples}");
+        let negatives_before =
+            |place: u64| (u128::from(place) * u128::from(num_negative) / u128::from(num_samples)) as u64;
+        let before = negatives_before(place);
+        let is_negative = negatives_before(place + 1) > before;
+        let (num_of_label, rank) =
+            if is_negative { (num_negative, before) } else { (num_samples - num_negative, place - before) };
+        let order = Permutation::new(num_of_label, order_key.with(u64::from(is_negative)));
+        self.find(context, Some(is_negative), order.at(rank))
     }
 
     /// The sample with this index in document order.
     pub(crate) fn sample(&self, context: &PlanContext, sample_idx: u64) -> Result<PlannedSample, DataError> {
-        assert!(sample_idx < self.num_samples(), "sample {sample_idx} of {}", self.num_samples());
-        let run_idx = self.first_samples.partition_point(|&first| first <= sample_idx) - 1;
-        let mut left = sample_idx - self.first_samples[run_idx];
+        self.find(context, None, sample_idx)
+    }
+
+    /// The `rank`-th sample, in document order, among all or those of one label.
+    fn find(
+        &self,
+        context: &PlanContext,
+        label: Option<bool>,
+        rank: u64,
+    ) -> Result<PlannedSample, DataError> {
+        let before = |run_idx: usize| match label {
+            None => self.first_samples[run_idx],
+            Some(true) => self.first_negatives[run_idx],
+            Some(false) => self.first_samples[run_idx] - self.first_negatives[run_idx],
+        };
+        // The last run with no more than `rank` samples before it.
+        let (mut run_idx, mut end) = (0, self.first_samples.len() - 1);
+        while run_idx + 1 < end {
+            let middle = usize::midpoint(run_idx, end);
+            if before(middle) <= rank { run_idx = middle } else { end = middle }
+        }
+        let mut left = rank - before(run_idx);
+        let mut sample_idx = self.first_samples[run_idx];
         let mut found = None;
         context.visit(run_idx, self.side, self.key, |document, chunk| {
-            if left == 0 {
-                found = Some(PlannedSample { document, chunk });
+            let counts = label.is_none_or(|label| label == chunk.is_negative());
+            if counts && left == 0 {
+                found = Some(PlannedSample { sample_idx, document, chunk });
                 return false;
             }
-            left -= 1;
+            left -= u64::from(counts);
+            sample_idx += 1;
             true
         })?;
         found.ok_or_else(|| {
@@ -255,7 +328,7 @@ impl PlanContext {
         let mut is_wanted = true;
         for (document, lengths) in run.iter() {
             if self.split.side(document) == side {
-                plan_document(lengths, &self.rules, key.with(document), |chunk| {
+                plan_document(lengths, &self.rules, key, document, |chunk| {
                     if is_wanted {
                         is_wanted = visitor(document, chunk);
                     }

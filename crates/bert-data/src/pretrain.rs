@@ -18,7 +18,7 @@ use crate::pairs::build_row;
 use crate::plan::{EpochPlan, MIN_SAMPLE_TOKENS, PlanContext, PlanRules, PlannedSample, Runs};
 use crate::split::{Side, Split};
 use crate::tokenizer::SpecialIds;
-use bert_random::{Key, Permutation, Purpose};
+use bert_random::{Key, Purpose};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -149,6 +149,24 @@ impl PretrainData {
     ///
     /// [`DataError::Io`] if sentence lengths cannot be read.
     pub fn locate(&self, position: u64) -> Result<SamplePosition, DataError> {
+        Ok(self.find(position)?.0)
+    }
+
+    /// The masked sample at a position, with all that is known about it.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Io`] if the shards cannot be read.
+    pub fn sample(&self, position: u64) -> Result<Sample, DataError> {
+        let (SamplePosition { epoch, sample_idx, .. }, planned) = self.find(position)?;
+        let copy = self.copy(epoch);
+        let key = |purpose| Key::new(self.config.seed, purpose).with(copy).with(sample_idx);
+        let keys = SampleKeys { pair: key(Purpose::Pair), mask: key(Purpose::Mask) };
+        self.realize(&planned, epoch, &keys)
+    }
+
+    /// Where a position lies, and the sample there.
+    fn find(&self, position: u64) -> Result<(SamplePosition, PlannedSample), DataError> {
         let (epoch, start) = loop {
             let known = {
                 let epochs = self.lock();
@@ -161,23 +179,9 @@ impl PretrainData {
             self.extend_epochs(known)?;
         };
         let index_in_epoch = position - start;
-        let key = Key::new(self.config.seed, Purpose::Order).with(epoch);
-        let order = Permutation::new(self.num_samples(epoch)?, key);
-        Ok(SamplePosition { epoch, index_in_epoch, sample_idx: order.at(index_in_epoch) })
-    }
-
-    /// The masked sample at a position, with all that is known about it.
-    ///
-    /// # Errors
-    ///
-    /// [`DataError::Io`] if the shards cannot be read.
-    pub fn sample(&self, position: u64) -> Result<Sample, DataError> {
-        let SamplePosition { epoch, sample_idx, .. } = self.locate(position)?;
-        let planned = self.plan(epoch)?.sample(&self.context, sample_idx)?;
-        let copy = self.copy(epoch);
-        let key = |purpose| Key::new(self.config.seed, purpose).with(copy).with(sample_idx);
-        let keys = SampleKeys { pair: key(Purpose::Pair), mask: key(Purpose::Mask) };
-        self.realize(&planned, epoch, sample_idx, &keys)
+        let order_key = Key::new(self.config.seed, Purpose::Order).with(epoch);
+        let planned = self.plan(epoch)?.at(&self.context, order_key, index_in_epoch)?;
+        Ok((SamplePosition { epoch, index_in_epoch, sample_idx: planned.sample_idx }, planned))
     }
 
     /// The rows of one slot of one step: positions `step * global_batch_size + slot * micro_batch_size` and on.
@@ -202,18 +206,12 @@ impl PretrainData {
     }
 
     /// Reads, pairs and masks a planned sample.
-    fn realize(
-        &self,
-        planned: &PlannedSample,
-        epoch: u64,
-        sample_idx: u64,
-        keys: &SampleKeys,
-    ) -> Result<Sample, DataError> {
+    fn realize(&self, planned: &PlannedSample, epoch: u64, keys: &SampleKeys) -> Result<Sample, DataError> {
         let row = build_row(&self.context, planned, self.special, keys.pair)?;
         let masked = self.masker.mask(&row.tokens, &row.word_starts, keys.mask);
         Ok(Sample {
             epoch,
-            sample_idx,
+            sample_idx: planned.sample_idx,
             document: planned.document,
             other_document: row.other_document,
             original_ids: row.tokens,

@@ -8,7 +8,7 @@ fn rules(objective: SentenceObjective) -> PlanRules {
 
 fn plan(lengths: &[u32], rules: &PlanRules, n: u64) -> Vec<Chunk> {
     let mut chunks = vec![];
-    plan_document(lengths, rules, Key::new(11, Purpose::SamplePlan).with(n), |chunk| chunks.push(chunk));
+    plan_document(lengths, rules, Key::new(11, Purpose::SamplePlan), n, |chunk| chunks.push(chunk));
     chunks
 }
 

@@ -72,7 +72,7 @@ impl PretrainData {
         let planned = plan.sample(&self.context, sample_idx)?;
         let key = |site| Key::new(self.config.seed, Purpose::EvalMask).with(site).with(sample_idx);
         let keys = SampleKeys { pair: key(PAIR_SITE), mask: key(MASK_SITE) };
-        self.realize(&planned, 0, sample_idx, &keys)
+        self.realize(&planned, 0, &keys)
     }
 
     /// One evaluation batch: samples `batch_idx * num_rows` and on, in document order.

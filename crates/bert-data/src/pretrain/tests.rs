@@ -169,10 +169,27 @@ fn labels_say_what_the_segments_are_and_held_out_text_stays_out() {
 fn half_of_ten_thousand_pairs_are_negative() {
     // Ordinary documents, and documents of one or two sentences, where Google's script gives far more than half.
     for max_sentences in [30, 2] {
-        let data = data(&text(700, max_sentences), config(SentenceObjective::Nsp)).unwrap();
-        let labels = (0..10_000).map(|position| u64::from(data.sample(position).unwrap().nsp_label.unwrap()));
-        let share = labels.sum::<u64>() as f64 / 10_000.0;
-        assert!((share - 0.5).abs() <= 0.01, "{max_sentences} sentences: {share}");
+        for seed in 0..4 {
+            let config = PretrainDataConfig { seed, ..config(SentenceObjective::Nsp) };
+            let data = data(&text(700, max_sentences), config).unwrap();
+            let labels =
+                (0..10_000).map(|position| u64::from(data.sample(position).unwrap().nsp_label.unwrap()));
+            let share = labels.sum::<u64>() as f64 / 10_000.0;
+            assert!((share - 0.5).abs() <= 0.01, "{max_sentences} sentences, seed {seed}: {share}");
+        }
+    }
+}
+
+#[test]
+fn every_batch_has_both_labels_in_the_proportion_of_the_epoch() {
+    for objective in [SentenceObjective::Nsp, SentenceObjective::Sop] {
+        let data = ordinary(objective);
+        let num_steps = data.num_samples(0).unwrap() / 16;
+        for step in 0..num_steps {
+            let labels = (0..4).flat_map(|slot| data.micro_batch(step, slot).unwrap().nsp_labels);
+            let num_negative = labels.map(u64::from).sum::<u64>();
+            assert!((7..=9).contains(&num_negative), "{num_negative} of 16");
+        }
     }
 }
 
