@@ -1,12 +1,14 @@
 //! Stopping and killing, and going on as if nothing had happened.
 
+use std::process::Command;
+
 use crate::support::{
-    Running, Workspace, flip_bit,
+    BERT_TRAIN, Running, Workspace, flip_bit,
     process::{has_mpirun, run},
 };
 
 /// Enough steps to be caught in the middle.
-const STEPS: &str = "schedule.total_steps=120";
+const STEPS: &str = "schedule.total_steps=600";
 
 /// Waits until the run has logged this many steps.
 fn wait_for_step(running: &mut Running, workspace: &Workspace, name: &str, step: usize) {
@@ -19,34 +21,53 @@ fn wait_for_step(running: &mut Running, workspace: &Workspace, name: &str, step:
 #[track_caller]
 fn check_like_straight_run(workspace: &Workspace, name: &str) {
     assert_eq!(workspace.curve(name), workspace.curve("straight"));
-    assert_eq!(workspace.hash(name, 120), workspace.hash("straight", 120));
+    assert_eq!(workspace.hash(name, 600), workspace.hash("straight", 600));
 }
 
-fn stop_and_go_on(signal: &str) {
+/// Starts the run, stops it by a signal, checks how that ended, and goes on.
+fn stop_and_go_on(command: fn(&Workspace) -> Command, signal: &str, exit_code: i32) {
     if !has_mpirun() {
         return;
     }
     let workspace = Workspace::new();
     run(workspace.mpirun(2, "straight", &[STEPS])).expect_code(0);
-    let mut running = Running::start(workspace.mpirun(2, "stopped", &[STEPS]));
+    let mut running = Running::start(command(&workspace));
     wait_for_step(&mut running, &workspace, "stopped", 5);
     running.signal(signal);
-    let finished = running.finish().expect_code(75);
+    let finished = running.finish().expect_code(exit_code);
     assert!(finished.stderr.contains("stopped after step"), "{}", finished.stderr);
     let num_done = workspace.curve("stopped").len();
-    assert!((5..120).contains(&num_done), "{num_done} steps before the stop");
+    assert!((5..600).contains(&num_done), "{num_done} steps before the stop");
     run(workspace.mpirun(2, "stopped", &[STEPS])).expect_code(0);
     check_like_straight_run(&workspace, "stopped");
 }
 
+fn plain_mpirun(workspace: &Workspace) -> Command {
+    workspace.mpirun(2, "stopped", &[STEPS])
+}
+
+fn launch_script(workspace: &Workspace) -> Command {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../launch/local.sh");
+    let mut command = Command::new(script);
+    command.env("BERT_TRAIN", BERT_TRAIN).env("BIND", "none").arg("2");
+    workspace.add_arguments(&mut command, "stopped", &[STEPS]);
+    command
+}
+
 #[test]
 fn sigusr1_to_mpirun_saves_and_the_run_goes_on() {
-    stop_and_go_on("USR1");
+    stop_and_go_on(plain_mpirun, "USR1", 75);
 }
 
 #[test]
 fn sigterm_to_mpirun_saves_and_the_run_goes_on() {
-    stop_and_go_on("TERM");
+    // The ranks end with 75, but Open MPI's mpirun answers SIGTERM with an exit code of its own.
+    stop_and_go_on(plain_mpirun, "TERM", 1);
+}
+
+#[test]
+fn sigterm_to_the_launch_script_ends_with_75() {
+    stop_and_go_on(launch_script, "TERM", 75);
 }
 
 #[test]
@@ -70,9 +91,9 @@ fn kill_9_loses_nothing_but_time() {
         return;
     }
     let workspace = Workspace::new();
-    let overrides = [STEPS, "checkpoint.every_steps=7"];
+    let overrides = [STEPS, "checkpoint.every_steps=40"];
     run(workspace.mpirun(2, "straight", &overrides)).expect_code(0);
-    for after in [9, 30, 61] {
+    for after in [50, 130, 300] {
         let mut running = Running::start(workspace.mpirun(2, "killed", &overrides));
         wait_for_step(&mut running, &workspace, "killed", after);
         running.signal_group("KILL");
@@ -93,7 +114,7 @@ fn a_killed_rank_ends_the_others() {
         "train.global_batch_size=24",
     ]));
     wait_for_step(&mut running, &workspace, "victim", 3);
-    let status = std::process::Command::new("pkill")
+    let status = Command::new("pkill")
         .args(["-KILL", "--newest", "--full", &format!("run.name=victim")])
         .status()
         .unwrap();
@@ -107,13 +128,13 @@ fn a_damaged_newest_checkpoint_is_passed_over() {
         return;
     }
     let workspace = Workspace::new();
-    let overrides = [STEPS, "checkpoint.every_steps=50"];
+    let overrides = [STEPS, "checkpoint.every_steps=250"];
     run(workspace.mpirun(2, "straight", &overrides)).expect_code(0);
     run(workspace.mpirun(2, "damaged", &overrides)).expect_code(0);
-    let newest = workspace.checkpoint("damaged", 120);
+    let newest = workspace.checkpoint("damaged", 600);
     flip_bit(&newest.join("optimizer/rank-00001.safetensors"));
     let finished = run(workspace.mpirun(2, "damaged", &overrides)).expect_code(0);
     assert!(finished.stderr.contains("passed over a damaged checkpoint"), "{}", finished.stderr);
-    assert!(finished.stderr.contains("continuing after step 100"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("continuing after step 500"), "{}", finished.stderr);
     check_like_straight_run(&workspace, "damaged");
 }

@@ -135,8 +135,7 @@ pub fn run(command: Command) -> Finished {
 pub fn mpirun(num_ranks: usize) -> Command {
     let mut command = Command::new("mpirun");
     command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-    command.args(["--oversubscribe", "--bind-to", "none", "--mca", "odls_base_sigkill_timeout", "60"]);
-    command.args(["-n", &num_ranks.to_string()]);
+    command.args(["--quiet", "--oversubscribe", "--bind-to", "none", "-n", &num_ranks.to_string()]);
     command
 }
 
