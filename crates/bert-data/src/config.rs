@@ -90,7 +90,8 @@ pub struct MaskingConfig {
     pub mlm_probability: f64,
     /// The most tokens masked in a sequence.
     pub max_predictions_per_seq: usize,
-    /// Weight of 1, 2, .. words for [`MaskStrategy::Ngram`]; need not sum to 1. ALBERT: 6, 3, 2; MacBERT: .4, .3, .2, .1.
+    /// Weight of 1, 2, .. words for [`MaskStrategy::Ngram`]; need not sum to 1. ALBERT: 6, 3, 2; MacBERT: .4,
+    /// .3, .2, .1.
     pub ngram_weights: Vec<f64>,
     /// What a chosen token is replaced by.
     pub replace: ReplaceShares,

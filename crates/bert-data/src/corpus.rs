@@ -1,6 +1,7 @@
 //! An opened shard folder: documents, sentence lengths and tokens by position.
 //!
-//! Keeps one number per shard in memory; everything else is read where it is needed. Knows nothing of samples.
+//! Keeps one number per shard in memory; everything else is read where it is needed. Knows nothing of
+//! samples.
 
 use crate::error::DataError;
 use crate::shards::{Manifest, Shard, Verify, check_files};
@@ -144,8 +145,8 @@ impl Corpus {
         shard.read_word_starts(range, word_starts)
     }
 
-    /// Runs of whole documents with about `num_sentences` sentences, each inside one shard. The first document of
-    /// each run, and at the end the number of documents.
+    /// Runs of whole documents with about `num_sentences` sentences, each inside one shard. The first
+    /// document of each run, and at the end the number of documents.
     ///
     /// # Errors
     ///

@@ -5,9 +5,9 @@
 //! shards -> sample plan -> order -> pair -> mask       corpus, split, plan, pairs, masking
 //!        -> micro-batch -> prefetch                    batch, pretrain, prefetch, describe
 //! ```
-//! Everything random is a pure function of (seed, purpose, epoch, document or sample), through keys of `bert-random`;
-//! there is no generator and no iterator state. Hence a data position is one integer, and rank counts, thread counts
-//! and restarts cannot change a batch.
+//! Everything random is a pure function of (seed, purpose, epoch, document or sample), through keys of
+//! `bert-random`; there is no generator and no iterator state. Hence a data position is one integer, and rank
+//! counts, thread counts and restarts cannot change a batch.
 //!
 //! Not here: tensors, ranks, clocks, printing. Nothing is mapped into memory and nothing is `unsafe`.
 

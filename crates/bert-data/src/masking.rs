@@ -1,8 +1,9 @@
 //! Masking: a pure function (tokens, word starts, key) -> masked tokens.
 //!
-//! Budget: `min(max_predictions_per_seq, max(1, round_half_even(mlm_probability * len)))`, `len` counting `[CLS]`
-//! and `[SEP]` as google-research/bert does. Special tokens, `[UNK]` among them, are never chosen and never
-//! inserted. Units are runs of whole words; none crosses a `[SEP]`, overlaps another or is cut by the budget.
+//! Budget: `min(max_predictions_per_seq, max(1, round_half_even(mlm_probability * len)))`, `len` counting
+//! `[CLS]` and `[SEP]` as google-research/bert does. Special tokens, `[UNK]` among them, are never chosen and
+//! never inserted. Units are runs of whole words; none crosses a `[SEP]`, overlaps another or is cut by the
+//! budget.
 
 mod choose;
 

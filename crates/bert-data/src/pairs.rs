@@ -150,7 +150,8 @@ mod tests {
             let (mut a, mut b) = (100..140, 500..520);
             let mut stream = Key::new(1, Purpose::Pair).with(n).stream();
             assert_eq!(truncate(&mut a, &mut b, 37, &mut stream), 23);
-            // 40 and 20 are brought to 20 and 20 first; the second yields on a tie: 20, 19 -> 19, 19 -> 19, 18.
+            // 40 and 20 are brought to 20 and 20 first; the second yields on a tie: 20, 19 -> 19, 19 -> 19,
+            // 18.
             assert_eq!((a.end - a.start, b.end - b.start), (19, 18));
             num_front += (a.start - 100) + (b.start - 500);
             num_cut += 23;

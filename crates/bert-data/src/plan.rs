@@ -1,13 +1,15 @@
 //! The samples of an epoch: a linear pass over sentence lengths, one key per document.
 //!
 //! A sample is a stretch of one document, cut in two where there is a sentence objective. Which stretches a
-//! document gives depends on its sentence lengths, its index and the key alone, so documents are independent of each other
-//! and of every rank. No token is read here. Kept in memory: one number per run of some hundred sentences.
+//! document gives depends on its sentence lengths, its index and the key alone, so documents are independent
+//! of each other and of every rank. No token is read here. Kept in memory: one number per run of some hundred
+//! sentences.
 //!
 //! As in google-research/bert `create_pretraining_data.py`, with its defects mended:
 //! - the target length is drawn per chunk, not per document;
 //! - a chunk of one sentence is cut inside the sentence and is negative half of the time like every other one
-//!   (Google: always negative); its negative partner begins inside a sentence too, so that the cut tells nothing;
+//!   (Google: always negative); its negative partner begins inside a sentence too, so that the cut tells
+//!   nothing;
 //! - a sentence longer than a sample is cut into equal parts instead of being thrown away past its head.
 
 use crate::config::SentenceObjective;
@@ -55,8 +57,8 @@ pub(crate) struct Chunk {
     pub(crate) second: Second,
 }
 
-/// Token ranges of a document's sentences; sentences longer than `max_tokens` are cut into equal parts of at most
-/// half of it.
+/// Token ranges of a document's sentences; sentences longer than `max_tokens` are cut into equal parts of at
+/// most half of it.
 pub(crate) fn pieces(sentence_lengths: &[u32], max_tokens: u64) -> Vec<Range<u64>> {
     let mut pieces = Vec::with_capacity(sentence_lengths.len());
     let mut start = 0;
@@ -76,8 +78,8 @@ const LABEL_SITE: u64 = u64::MAX;
 
 /// The labels of one document's samples: fair coins, independent of each other.
 ///
-/// Documents `2k` and `2k + 1` use the same coins with opposite faces. Neither notices, but over an epoch the two
-/// labels come out much closer to one half each than by chance.
+/// Documents `2k` and `2k + 1` use the same coins with opposite faces. Neither notices, but over an epoch the
+/// two labels come out much closer to one half each than by chance.
 struct Labels {
     stream: Stream,
     is_opposite: bool,
@@ -239,8 +241,9 @@ impl EpochPlan {
 
     /// The sample at a place of the epoch's order. Every sample has one place.
     ///
-    /// The labels are spread evenly: the first `n` places hold `n * num_negative / num_samples` negative samples, rounded
-    /// down. So every batch has both labels in the proportion of the epoch. Within a label the order is a permutation.
+    /// The labels are spread evenly: the first `n` places hold `n * num_negative / num_samples` negative
+    /// samples, rounded down. So every batch has both labels in the proportion of the epoch. Within a label
+    /// the order is a permutation.
     pub(crate) fn at(
         &self,
         context: &PlanContext,

@@ -1,7 +1,7 @@
 //! Micro-batches ahead of time: worker threads make them, one caller takes them in order.
 //!
-//! Order and content do not depend on the number of workers. A worker's error or panic arrives where its batch
-//! would have; nothing waits for a worker that is gone. Dropping the prefetcher joins its threads.
+//! Order and content do not depend on the number of workers. A worker's error or panic arrives where its
+//! batch would have; nothing waits for a worker that is gone. Dropping the prefetcher joins its threads.
 
 use crate::batch::MicroBatch;
 use crate::error::DataError;
@@ -53,8 +53,8 @@ pub struct Prefetcher {
 }
 
 impl Prefetcher {
-    /// Starts `num_threads` workers (at least one) on the given slots, from `first_step` on, `depth_steps` steps (at
-    /// least one) ahead.
+    /// Starts `num_threads` workers (at least one) on the given slots, from `first_step` on, `depth_steps`
+    /// steps (at least one) ahead.
     ///
     /// # Errors
     ///
@@ -103,8 +103,8 @@ impl Prefetcher {
     ///
     /// # Errors
     ///
-    /// What a worker met while making them, [`DataError::Worker`] if it panicked; [`DataError::Stopped`] at every call
-    /// after that.
+    /// What a worker met while making them, [`DataError::Worker`] if it panicked; [`DataError::Stopped`] at
+    /// every call after that.
     pub fn next_step(&mut self) -> Result<StepBatches, DataError> {
         if let Some(step) = self.failed_step {
             return Err(DataError::Stopped { step });

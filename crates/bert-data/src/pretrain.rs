@@ -3,7 +3,8 @@
 //! ```text
 //! step, slot -> position in one endless sequence -> epoch, index -> permuted sample -> row -> masked row
 //! ```
-//! Every arrow is a pure function of the corpus, the settings and the seed. What is kept between calls is a cache.
+//! Every arrow is a pure function of the corpus, the settings and the seed. What is kept between calls is a
+//! cache.
 
 mod evaluation;
 
@@ -75,8 +76,8 @@ impl PretrainData {
     ///
     /// # Errors
     ///
-    /// [`DataError::Config`] for a setting out of range; [`DataError::TooFewDocuments`] if the objective cannot be
-    /// had with this corpus; [`DataError::NoSamples`]; [`DataError::Io`].
+    /// [`DataError::Config`] for a setting out of range; [`DataError::TooFewDocuments`] if the objective
+    /// cannot be had with this corpus; [`DataError::NoSamples`]; [`DataError::Io`].
     pub fn new(corpus: Arc<Corpus>, config: PretrainDataConfig) -> Result<Self, DataError> {
         config.validate()?;
         let manifest = corpus.manifest();
@@ -184,7 +185,8 @@ impl PretrainData {
         Ok((SamplePosition { epoch, index_in_epoch, sample_idx: planned.sample_idx }, planned))
     }
 
-    /// The rows of one slot of one step: positions `step * global_batch_size + slot * micro_batch_size` and on.
+    /// The rows of one slot of one step: positions `step * global_batch_size + slot * micro_batch_size` and
+    /// on.
     ///
     /// # Errors
     ///
@@ -235,7 +237,8 @@ impl PretrainData {
         }
     }
 
-    /// The plan of an epoch. Computed outside the lock: two threads may do it twice, never wait for each other.
+    /// The plan of an epoch. Computed outside the lock: two threads may do it twice, never wait for each
+    /// other.
     fn plan(&self, epoch: u64) -> Result<Arc<EpochPlan>, DataError> {
         let copy = self.copy(epoch);
         if let Some((_, plan)) = self.lock().plans.iter().find(|(known, _)| *known == copy) {

@@ -6,13 +6,13 @@
 //!       shard-00000.idx      MMIDIDX: sentence lengths, sentence offsets, document borders
 //!       shard-00000.words    one bit per token, lowest bit first: starts a word
 //! ```
-//! One sequence of the format is one sentence. A folder of shards is complete or it is not there: everything is
-//! written to `<dir>.building` and renamed at the end. Building is shared by blocks of text ([`BuildShare`]);
-//! the result does not depend on the number of shares or threads.
+//! One sequence of the format is one sentence. A folder of shards is complete or it is not there: everything
+//! is written to `<dir>.building` and renamed at the end. Building is shared by blocks of text
+//! ([`BuildShare`]); the result does not depend on the number of shares or threads.
 //!
-//! One process calls [`prepare`]. Ranks that share a file system: one calls [`status`] and tells the others; if there is
-//! something to build, all call [`build`] with their share; when all are done one calls [`finish`]; then all open
-//! [`crate::Corpus`], with [`Verify::Hashes`] on at least one rank per file system.
+//! One process calls [`prepare`]. Ranks that share a file system: one calls [`status`] and tells the others;
+//! if there is something to build, all call [`build`] with their share; when all are done one calls
+//! [`finish`]; then all open [`crate::Corpus`], with [`Verify::Hashes`] on at least one rank per file system.
 
 mod build;
 mod indexed;

@@ -21,8 +21,8 @@ pub(crate) struct Split {
 }
 
 impl Split {
-    /// Holds out `validation_fraction` of the documents, rounded, at least `min_documents` and leaving as many; a
-    /// fraction of 0 holds out none. Keyed by (seed, Split).
+    /// Holds out `validation_fraction` of the documents, rounded, at least `min_documents` and leaving as
+    /// many; a fraction of 0 holds out none. Keyed by (seed, Split).
     ///
     /// `objective` is named in the error if there are too few documents.
     pub(crate) fn new(

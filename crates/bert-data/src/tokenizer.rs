@@ -1,9 +1,9 @@
 //! WordPiece over the `tokenizers` crate: a line of text in, ids with byte offsets out.
 //!
-//! Normalizing, splitting and greedy matching are those of `BertTokenizerFast`; lines of plain characters take a
-//! short way with the same result ([`fast`]). Special tokens written in the
-//! text stay text: `[MASK]` in a corpus becomes `[`, `mask`, `]`. Which tokens form a Chinese word is the
-//! business of [`crate::words`].
+//! Normalizing, splitting and greedy matching are those of `BertTokenizerFast`; lines of plain characters
+//! take a short way with the same result ([`fast`]). Special tokens written in the text stay text: `[MASK]`
+//! in a corpus becomes `[`, `mask`, `]`. Which tokens form a Chinese word is the business of
+//! [`crate::words`].
 
 pub(crate) mod fast;
 mod load;
@@ -71,12 +71,13 @@ impl std::fmt::Debug for Tokenizer {
 impl Tokenizer {
     /// Reads `vocab.txt` (one token per line, LF or CRLF), `tokenizer.json`, or a folder that holds either.
     ///
-    /// `lowercase` also strips accents, as uncased BERT does. A `tokenizer.json` that says otherwise is refused.
+    /// `lowercase` also strips accents, as uncased BERT does. A `tokenizer.json` that says otherwise is
+    /// refused.
     ///
     /// # Errors
     ///
-    /// [`DataError::MissingSpecialToken`] names the token and the file; [`DataError::BadTokenizer`] for a token
-    /// that occurs twice, another model than WordPiece, or another casing; [`DataError::Io`].
+    /// [`DataError::MissingSpecialToken`] names the token and the file; [`DataError::BadTokenizer`] for a
+    /// token that occurs twice, another model than WordPiece, or another casing; [`DataError::Io`].
     pub fn from_vocab_file(path: &Path, lowercase: bool) -> Result<Self, DataError> {
         load::from_file(path, lowercase)
     }
@@ -156,7 +157,8 @@ impl Tokenizer {
         self.lowercase
     }
 
-    /// BLAKE3 (hex) of the vocabulary and of every rule that turns text into ids, wherever they were read from.
+    /// BLAKE3 (hex) of the vocabulary and of every rule that turns text into ids, wherever they were read
+    /// from.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }

@@ -58,8 +58,9 @@ pub struct VocabReport {
 ///
 /// # Errors
 ///
-/// [`DataError::Config`] if `vocab_size` leaves no room beside the special tokens; the errors of reading text;
-/// [`DataError::EmptyCorpus`] if the text holds no word; [`DataError::Io`] if the file cannot be written.
+/// [`DataError::Config`] if `vocab_size` leaves no room beside the special tokens; the errors of reading
+/// text; [`DataError::EmptyCorpus`] if the text holds no word; [`DataError::Io`] if the file cannot be
+/// written.
 pub fn train(request: &VocabRequest) -> Result<VocabReport, DataError> {
     if request.vocab_size <= SPECIAL_TOKENS.len() {
         return Err(DataError::config("vocab_size", "more than the 5 special tokens", request.vocab_size));

@@ -1,8 +1,8 @@
 //! Which words are masked together: units of consecutive words within a budget of tokens.
 //!
 //! A length is drawn first, then a place for it among all places where it fits; a length that fits nowhere is
-//! drawn again among the shorter ones. The number drawn first is kept, so that the distribution asked for and the
-//! one realised can be compared.
+//! drawn again among the shorter ones. The number drawn first is kept, so that the distribution asked for and
+//! the one realised can be compared.
 
 use super::MaskedUnit;
 use crate::config::{MaskStrategy, MaskingConfig};
@@ -13,7 +13,8 @@ const SPAN_P: f64 = 0.2;
 /// SpanBERT's longest span, in words.
 const SPAN_MAX_WORDS: usize = 10;
 
-/// Weights of spans of 1, 2, .. 10 words: geometric with p = 0.2, truncated and renormalised (SpanBERT section 3.1).
+/// Weights of spans of 1, 2, .. 10 words: geometric with p = 0.2, truncated and renormalised (SpanBERT
+/// section 3.1).
 pub fn span_weights() -> Vec<f64> {
     let weights: Vec<f64> = (0..SPAN_MAX_WORDS as i32).map(|n| SPAN_P * (1.0 - SPAN_P).powi(n)).collect();
     let sum: f64 = weights.iter().sum();
@@ -51,8 +52,8 @@ impl Chooser {
         Self { weights, is_anchored_at_tokens, is_by_token: config.strategy == MaskStrategy::Token }
     }
 
-    /// The words of a sequence, or its single tokens. Special tokens end a word, but `[UNK]` inside a word only
-    /// sits out: the rest of the word stays one word. Words of nothing but `[UNK]` are left out.
+    /// The words of a sequence, or its single tokens. Special tokens end a word, but `[UNK]` inside a word
+    /// only sits out: the rest of the word stays one word. Words of nothing but `[UNK]` are left out.
     pub(super) fn words(
         &self,
         tokens: &[u32],

@@ -106,8 +106,8 @@ proptest! {
     }
 }
 
-/// google-research/bert rounds with Python 3: half to even. len -> masks at 0.15: 10 -> 2, 30 -> 4, 50 -> 8, 70 -> 10,
-/// 128 -> 19, 512 -> 77.
+/// google-research/bert rounds with Python 3: half to even. len -> masks at 0.15: 10 -> 2, 30 -> 4, 50 -> 8,
+/// 70 -> 10, 128 -> 19, 512 -> 77.
 #[test]
 fn budgets_are_those_of_google() {
     let masker = masker(&config(MaskStrategy::Token));
@@ -197,7 +197,8 @@ fn first_drawn_lengths_follow_the_weights_and_the_budget_is_nearly_filled() {
     }
 }
 
-/// Geometric(0.2) truncated at 10 and renormalised, to three digits, as SpanBERT states it in its section 3.1 figure.
+/// Geometric(0.2) truncated at 10 and renormalised, to three digits, as SpanBERT states it in its section 3.1
+/// figure.
 #[test]
 fn span_weights_are_those_of_spanbert() {
     let expected = [0.224, 0.179, 0.143, 0.115, 0.092, 0.073, 0.059, 0.047, 0.038, 0.030];

@@ -167,7 +167,8 @@ fn labels_say_what_the_segments_are_and_held_out_text_stays_out() {
 
 #[test]
 fn half_of_ten_thousand_pairs_are_negative() {
-    // Ordinary documents, and documents of one or two sentences, where Google's script gives far more than half.
+    // Ordinary documents, and documents of one or two sentences, where Google's script gives far more than
+    // half.
     for max_sentences in [30, 2] {
         for seed in 0..4 {
             let config = PretrainDataConfig { seed, ..config(SentenceObjective::Nsp) };

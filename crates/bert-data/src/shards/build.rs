@@ -1,12 +1,12 @@
 //! Building shards from text: in shares, in parallel, in bounded memory, finished by one rename.
 //!
 //! Block `b` of the text becomes shard `b`; share `i` of `n` builds the blocks with `b % n == i`. Lines are
-//! encoded in parallel and written in order. Memory per process: a batch of lines with its tokens, and 12 bytes
-//! per sentence of the shard that is being written.
+//! encoded in parallel and written in order. Memory per process: a batch of lines with its tokens, and 12
+//! bytes per sentence of the shard that is being written.
 //!
-//! A finished build is reused if text (content and order, not paths), tokenizer, language, lexicon and shard size
-//! are what is asked for. Otherwise the answer is an error by default: silently other data would make a resumed
-//! run another run. [`WhenStale::Rebuild`] replaces the old shards instead.
+//! A finished build is reused if text (content and order, not paths), tokenizer, language, lexicon and shard
+//! size are what is asked for. Otherwise the answer is an error by default: silently other data would make a
+//! resumed run another run. [`WhenStale::Rebuild`] replaces the old shards instead.
 
 use super::indexed::TokenType;
 use super::manifest::{Counts, MANIFEST_NAME, Manifest, ShardRecord, SourceRecord, json_error};
@@ -47,8 +47,8 @@ pub struct ShardBuildRequest {
     pub lexicon: Option<PathBuf>,
     /// The folder to make.
     pub dir: PathBuf,
-    /// Text per shard, in bytes; bounds the tokens of a shard, since a token takes at least one byte. A longer
-    /// document makes its shard longer.
+    /// Text per shard, in bytes; bounds the tokens of a shard, since a token takes at least one byte. A
+    /// longer document makes its shard longer.
     pub shard_text_bytes: u64,
     /// What to do with shards that do not fit the request.
     pub when_stale: WhenStale,
@@ -136,8 +136,8 @@ impl BuildPlan {
 ///
 /// # Errors
 ///
-/// Those of listing and reading text; [`DataError::Damaged`] if the manifest is not readable or the folder holds
-/// something that is no shards.
+/// Those of listing and reading text; [`DataError::Damaged`] if the manifest is not readable or the folder
+/// holds something that is no shards.
 pub fn status(request: &ShardBuildRequest) -> Result<BuildStatus, DataError> {
     let dir = &request.dir;
     if !dir.join(MANIFEST_NAME).is_file() {
@@ -181,7 +181,8 @@ pub fn status(request: &ShardBuildRequest) -> Result<BuildStatus, DataError> {
     }
 }
 
-/// Builds this share's shards into `<dir>.building`. Every share must call it before one of them calls [`finish`].
+/// Builds this share's shards into `<dir>.building`. Every share must call it before one of them calls
+/// [`finish`].
 ///
 /// # Errors
 ///
@@ -251,8 +252,8 @@ pub fn finish(request: &ShardBuildRequest, num_shares: usize) -> Result<Manifest
 ///
 /// # Errors
 ///
-/// [`DataError::Stale`] if there are shards of something else and the request refuses them; those of [`status`],
-/// [`build`] and [`finish`].
+/// [`DataError::Stale`] if there are shards of something else and the request refuses them; those of
+/// [`status`], [`build`] and [`finish`].
 pub fn prepare(request: &ShardBuildRequest) -> Result<Manifest, DataError> {
     match status(request)? {
         BuildStatus::Ready(manifest) => return Ok(*manifest),

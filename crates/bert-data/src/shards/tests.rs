@@ -39,9 +39,9 @@ fn many_documents() -> String {
     (0..50).map(|i| format!("a b{}\n北京大学{}\n\n", " ad".repeat(i % 7), " c".repeat(i % 5))).collect()
 }
 
-/// Expected bytes written down from the layout of Megatron-LM's `_IndexWriter` (megatron/core/datasets/indexed_dataset.py):
-/// struct "<Q" version, "<B" dtype code 8, "<Q" sequences, "<Q" document indices, then int32 lengths, int64 pointers,
-/// int64 document indices.
+/// Expected bytes written down from the layout of Megatron-LM's `_IndexWriter`
+/// (megatron/core/datasets/indexed_dataset.py): struct "<Q" version, "<B" dtype code 8, "<Q" sequences, "<Q"
+/// document indices, then int32 lengths, int64 pointers, int64 document indices.
 #[test]
 fn index_bytes_are_megatron_bytes() {
     let dir = tempfile::tempdir().unwrap();

@@ -32,8 +32,8 @@ impl TextSources {
     ///
     /// # Errors
     ///
-    /// [`DataError::MissingText`] if a source matches nothing; [`DataError::UnsupportedText`] for a format that
-    /// is not plain text; [`DataError::EmptyCorpus`] if no source is given or all files are empty.
+    /// [`DataError::MissingText`] if a source matches nothing; [`DataError::UnsupportedText`] for a format
+    /// that is not plain text; [`DataError::EmptyCorpus`] if no source is given or all files are empty.
     pub fn list(sources: &[PathBuf]) -> Result<Self, DataError> {
         let mut files = Vec::new();
         for source in sources {

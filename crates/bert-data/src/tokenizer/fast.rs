@@ -1,8 +1,8 @@
 //! A short way for lines of plain characters: ASCII, CJK ideographs and their usual punctuation.
 //!
-//! For these characters, BERT's normalizer does nothing but lower-case ASCII and set ideographs apart, so one pass
-//! replaces the library's alignment of every character. A line with any other character goes the long way. Both give
-//! the same tokens and offsets; the tests compare them.
+//! For these characters, BERT's normalizer does nothing but lower-case ASCII and set ideographs apart, so one
+//! pass replaces the library's alignment of every character. A line with any other character goes the long
+//! way. Both give the same tokens and offsets; the tests compare them.
 
 use super::EncodedLine;
 use std::collections::HashMap;
@@ -124,8 +124,8 @@ impl EncodedLine {
     }
 }
 
-/// Calls `visit(start, end, alone)` for every word of a line of plain characters; `alone` is the character if it is a
-/// word of its own. Returns false, without a call, if the line holds any other character.
+/// Calls `visit(start, end, alone)` for every word of a line of plain characters; `alone` is the character if
+/// it is a word of its own. Returns false, without a call, if the line holds any other character.
 pub(crate) fn for_each_plain_word(line: &str, mut visit: impl FnMut(usize, usize, Option<char>)) -> bool {
     if line.chars().any(|character| class_of(character).is_none()) {
         return false;
@@ -224,7 +224,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_lines_give_the_same_tokens(line in "[abcAB123中国文、。，#\\[\\]! \t\u{3000}“〈…z]{0,40}", lowercase: bool) {
+        fn random_lines_give_the_same_tokens(
+            line in "[abcAB123中国文、。，#\\[\\]! \t\u{3000}“〈…z]{0,40}",
+            lowercase: bool,
+        ) {
             check_same(&tokenizer(lowercase), &line);
         }
     }
