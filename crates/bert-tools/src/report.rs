@@ -80,13 +80,15 @@ fn describe_run(run: &Path, last: &StepLine) -> String {
 }
 
 fn print_evaluation(eval: &EvalLine) {
+    let gain = eval.unigram_entropy - eval.mlm_loss;
+    let side = if gain < 0.0 { "above" } else { "below" };
     row(
         "held-out MLM loss",
         format!(
-            "{:.3} after step {}: {:.3} nats below the unigram entropy {:.3}; guessing uniformly, ln V = {:.3}",
+            "{:.3} after step {}: {:.3} nats {side} the unigram entropy {:.3}; guessing uniformly, ln V = {:.3}",
             eval.mlm_loss,
             thousands(eval.step),
-            eval.unigram_entropy - eval.mlm_loss,
+            gain.abs(),
             eval.unigram_entropy,
             eval.ln_vocab_size
         ),
