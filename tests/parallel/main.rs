@@ -1,4 +1,5 @@
 //! Tests that start several processes under mpirun.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail and talk in the shortest way")]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -24,7 +24,12 @@ fn check_refused(workspace: &Workspace, overrides: &[&str], exit_code: i32, part
 #[test]
 fn a_misspelt_key_is_refused_once() {
     if has_mpirun() {
-        check_refused(&Workspace::new(), &["train.globl_batch_size=8"], 2, &["did you mean `global_batch_size`"]);
+        check_refused(
+            &Workspace::new(),
+            &["train.globl_batch_size=8"],
+            2,
+            &["did you mean `global_batch_size`"],
+        );
     }
 }
 
@@ -95,8 +100,15 @@ fn a_missing_rank_is_named_within_the_timeout() {
 #[test]
 fn a_loss_that_is_not_finite_ends_the_run_with_its_own_code() {
     if has_mpirun() {
-        let overrides = ["schedule.peak_learning_rate=10.0", "optimizer.max_grad_norm=0.0", "model.initializer_range=1.0",
-            "optimizer.weight_decay=1.0", "schedule.warmup_steps=0", "schedule.kind=constant", "schedule.total_steps=400"];
+        let overrides = [
+            "schedule.peak_learning_rate=10.0",
+            "optimizer.max_grad_norm=0.0",
+            "model.initializer_range=1.0",
+            "optimizer.weight_decay=1.0",
+            "schedule.warmup_steps=0",
+            "schedule.kind=constant",
+            "schedule.total_steps=400",
+        ];
         check_refused(&Workspace::new(), &overrides, 4, &["not finite", "step"]);
     }
 }

@@ -109,15 +109,14 @@ fn a_killed_rank_ends_the_others() {
         return;
     }
     let workspace = Workspace::new();
-    let mut running = Running::start(workspace.mpirun(3, "victim", &[
-        "schedule.total_steps=100000",
-        "train.global_batch_size=24",
-    ]));
+    let mut running = Running::start(workspace.mpirun(
+        3,
+        "victim",
+        &["schedule.total_steps=100000", "train.global_batch_size=24"],
+    ));
     wait_for_step(&mut running, &workspace, "victim", 3);
-    let status = Command::new("pkill")
-        .args(["-KILL", "--newest", "--full", &format!("run.name=victim")])
-        .status()
-        .unwrap();
+    let status =
+        Command::new("pkill").args(["-KILL", "--newest", "--full", "run.name=victim"]).status().unwrap();
     assert!(status.success());
     assert_ne!(running.finish().exit_code, Some(0));
 }

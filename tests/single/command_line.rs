@@ -11,7 +11,8 @@ fn print_config_prints_the_effective_configuration() {
     command.arg("--print-config");
     let finished = run(command).expect_code(0);
     let printed: toml::Table = toml::from_str(&finished.stdout).unwrap();
-    let mut expected: toml::Table = toml::from_str(&fs::read_to_string(workspace.path("tiny.toml")).unwrap()).unwrap();
+    let mut expected: toml::Table =
+        toml::from_str(&fs::read_to_string(workspace.path("tiny.toml")).unwrap()).unwrap();
     expected["run"]["name"] = "printed".into();
     expected["run"]["seed"] = 99.into();
     assert_eq!(printed, expected);
@@ -24,7 +25,8 @@ fn dry_run_tells_the_plan_and_trains_nothing() {
     let mut command = workspace.solo("planned", &[]);
     command.arg("--dry-run");
     let finished = run(command).expect_code(0);
-    for part in ["parameters", "slots of a step", "8 of 2 sequences", "bucket `heads`", "bucket `embeddings`"] {
+    for part in ["parameters", "slots of a step", "8 of 2 sequences", "bucket `heads`", "bucket `embeddings`"]
+    {
         assert!(finished.stdout.contains(part), "{part:?} is not in:\n{}", finished.stdout);
     }
     assert!(!workspace.path("runs").exists());
@@ -87,7 +89,8 @@ fn weights_can_come_from_a_checkpoint() {
     let workspace = Workspace::new();
     run(workspace.solo("first", &["schedule.total_steps=2"])).expect_code(0);
     let from = "init.from=runs/first/checkpoints/latest";
-    run(workspace.solo("second", &["schedule.total_steps=1", from, "schedule.peak_learning_rate=0"])).expect_code(0);
+    run(workspace.solo("second", &["schedule.total_steps=1", from, "schedule.peak_learning_rate=0"]))
+        .expect_code(0);
     let weights = |name: &str, step| {
         bert_train::checkpoint::hash::checkpoint_hash(&workspace.checkpoint(name, step), false).unwrap()
     };

@@ -22,7 +22,12 @@ fn values_and_keys() {
     check_refused(&workspace, &["masking.mlm_probabilty=0.2"], 2, &["did you mean `mlm_probability`"]);
     check_refused(&workspace, &["masking.mlm_probability=2.0"], 2, &["masking.mlm_probability", "0.9"]);
     check_refused(&workspace, &["data.max_seq_length=65"], 2, &["max_position_embeddings = 64"]);
-    check_refused(&workspace, &["train.global_batch_size=15"], 2, &["multiple of train.micro_batch_size = 2"]);
+    check_refused(
+        &workspace,
+        &["train.global_batch_size=15"],
+        2,
+        &["multiple of train.micro_batch_size = 2"],
+    );
 }
 
 #[test]

@@ -7,8 +7,16 @@ use bert_random::{Key, Purpose, Stream};
 /// Words that the sentences are made of; the vocabulary is their characters and the English words.
 const SUBJECTS: [&str; 6] = ["曹操", "刘备", "孙权", "the engineer", "诸葛亮", "a small model"];
 const VERBS: [&str; 6] = ["读了", "写下", "训练", "reads", "measures", "忘记了"];
-const OBJECTS: [&str; 8] =
-    ["三国演义", "一本书", "the long report", "神经网络", "2024 numbers", "许多数据", "a sentence", "天下大事"];
+const OBJECTS: [&str; 8] = [
+    "三国演义",
+    "一本书",
+    "the long report",
+    "神经网络",
+    "2024 numbers",
+    "许多数据",
+    "a sentence",
+    "天下大事",
+];
 
 fn pick<'a>(words: &[&'a str], stream: &mut Stream) -> &'a str {
     words[stream.below(words.len() as u64) as usize]

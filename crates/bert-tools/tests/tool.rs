@@ -1,4 +1,5 @@
 //! The tool `bert` as a process: what it prints, and its exit codes.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail and talk in the shortest way")]
 
 use std::{
     fs,

@@ -10,8 +10,9 @@ use bert_model::ParameterLayout;
 
 use crate::{
     config::{Config, OptimizerState},
-    data_settings, machine,
+    data_settings,
     error::TrainError,
+    machine,
 };
 
 /// Bytes of an `f32`.
@@ -39,7 +40,10 @@ pub fn plan(config: &Config, num_ranks: usize, num_local_ranks: usize) -> Result
     line("ranks x threads", format!("{num_ranks} x {num_threads}"));
     line("slots of a step", format!("{num_slots} of {} sequences", config.train.micro_batch_size));
     line("slots per rank", format!("{:.2}", num_slots as f64 / num_ranks as f64));
-    line("same bits as with one rank", if sums_like_one_rank(num_slots, num_ranks) { "yes" } else { "no" }.to_string());
+    line(
+        "same bits as with one rank",
+        if sums_like_one_rank(num_slots, num_ranks) { "yes" } else { "no" }.to_string(),
+    );
     line("optimizer state per rank", megabytes(optimizer_bytes(config, num_parameters, num_ranks)));
     line("parameters, gradients per rank", megabytes(2 * num_parameters * F32_BYTES));
     line("sent per rank and step", megabytes(exchanged));
@@ -47,7 +51,10 @@ pub fn plan(config: &Config, num_ranks: usize, num_local_ranks: usize) -> Result
         line(&format!("bucket `{}`", bucket.name), megabytes(bucket.num_elements * F32_BYTES));
     }
     let built = config.data.shards.join("manifest.json").exists();
-    line("shards", format!("{} ({})", config.data.shards.display(), if built { "built" } else { "built at start" }));
+    line(
+        "shards",
+        format!("{} ({})", config.data.shards.display(), if built { "built" } else { "built at start" }),
+    );
     line("run folder", config.run_dir().display().to_string());
     Ok(text.trim_end().to_string())
 }

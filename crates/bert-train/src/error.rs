@@ -48,11 +48,17 @@ pub enum TrainError {
         #[source]
         source: io::Error,
     },
-    #[error("run folder `{path}` belongs to another configuration ({differences}); choose another run.name or restore the values")]
+    #[error(
+        "run folder `{path}` belongs to another configuration ({differences}); choose another run.name or restore the values"
+    )]
     OtherRun { path: PathBuf, differences: String },
-    #[error("run folder `{path}` already holds checkpoints; choose another run.name, or continue with --resume auto")]
+    #[error(
+        "run folder `{path}` already holds checkpoints; choose another run.name, or continue with --resume auto"
+    )]
     Occupied { path: PathBuf },
-    #[error("step {step}: {what} is not finite; nothing was saved, the last checkpoint stands; lower schedule.peak_learning_rate or look at the data of this step with --debug")]
+    #[error(
+        "step {step}: {what} is not finite; nothing was saved, the last checkpoint stands; lower schedule.peak_learning_rate or look at the data of this step with --debug"
+    )]
     NonFinite { step: u64, what: String },
     #[error("{0}")]
     Setup(String),

@@ -78,9 +78,11 @@ fn sum_over_ranks(
     let gathered = coordinator.all_gather_bytes("evaluation", &word.encode())?;
     let words: Vec<ControlWord> = gathered.iter().filter_map(|bytes| ControlWord::decode(bytes)).collect();
     let num_ranks = words.len();
-    let in_order = (0..num_batches as usize).map(|idx| words.get(idx % num_ranks)?.slots.get(idx / num_ranks));
+    let in_order =
+        (0..num_batches as usize).map(|idx| words.get(idx % num_ranks)?.slots.get(idx / num_ranks));
     let slots: Option<Vec<&BatchLosses>> = in_order.collect();
-    let slots = slots.ok_or_else(|| TrainError::Setup("a rank sent no figures of its evaluation".to_string()))?;
+    let slots =
+        slots.ok_or_else(|| TrainError::Setup("a rank sent no figures of its evaluation".to_string()))?;
     Ok(sum_losses(slots))
 }
 

@@ -61,7 +61,11 @@ pub fn run_rank(
     let run_dir = RunDir::new(config.run_dir());
     setup::check_plan(coordinator, config)?;
     setup::prepare_run_dir(coordinator, config, &run_dir)?;
-    let screen = if is_debug { Screen::plain() } else { Screen::new(&config.log, config.schedule.total_steps, world.is_first()) };
+    let screen = if is_debug {
+        Screen::plain()
+    } else {
+        Screen::new(&config.log, config.schedule.total_steps, world.is_first())
+    };
     if !is_debug || world.is_first() {
         start_logging(&config.log, &screen, world.is_first(), &run_dir.log(world.rank()))?;
     }
@@ -71,7 +75,8 @@ pub fn run_rank(
     let identity = setup::prepare_identity(coordinator, config, &data, &model, &run_dir, num_threads)?;
     let (states, num_steps) = setup::resume(coordinator, config, &run_dir, &identity, &mut model, is_debug)?;
     let prefetcher = setup::start_prefetch(coordinator, config, &data.data, num_steps)?;
-    let samples = if is_debug && world.is_first() { setup::samples(config, &data, num_steps)? } else { Vec::new() };
+    let samples =
+        if is_debug && world.is_first() { setup::samples(config, &data, num_steps)? } else { Vec::new() };
     let held_out = setup::prepare_evaluation(coordinator, config, &data.data)?;
     let mut trainer = Trainer::new(config, coordinator, model, states, prefetcher, num_steps)?;
     let session = Session {
@@ -112,7 +117,8 @@ pub fn debug(config: &Config, stop: &StopFlag) -> Result<Vec<String>, TrainError
                 Ok(run)
             })
         };
-        let threads: Vec<_> = ThreadCommunicator::group(config.debug.num_ranks).into_iter().map(spawn).collect();
+        let threads: Vec<_> =
+            ThreadCommunicator::group(config.debug.num_ranks).into_iter().map(spawn).collect();
         let join = |thread: thread::ScopedJoinHandle<'_, _>| {
             thread.join().unwrap_or_else(|_| Err(TrainError::Setup("a rank panicked".to_string())))
         };

@@ -28,7 +28,9 @@ fn fair_share(usable: usize, is_bound: bool, num_local_ranks: usize) -> usize {
 
 fn online_cores() -> Option<usize> {
     let text = fs::read_to_string("/proc/stat").ok()?;
-    let is_core = |line: &&str| line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let is_core = |line: &&str| {
+        line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
     Some(text.lines().filter(is_core).count())
 }
 

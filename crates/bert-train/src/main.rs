@@ -44,7 +44,8 @@ fn print(text: &str) {
 }
 
 fn run(arguments: &Arguments, launcher: Option<&LauncherInfo>) -> Result<i32, TrainError> {
-    let stop = StopFlag::install().map_err(|error| TrainError::Setup(format!("no signal handler: {error}")))?;
+    let stop =
+        StopFlag::install().map_err(|error| TrainError::Setup(format!("no signal handler: {error}")))?;
     let loaded = config::load(&arguments.config, &arguments.all_overrides()).map_err(TrainError::from);
     if arguments.print_config || arguments.dry_run {
         let config = loaded?;
@@ -60,11 +61,7 @@ fn run(arguments: &Arguments, launcher: Option<&LauncherInfo>) -> Result<i32, Tr
 }
 
 /// `--debug`: the ranks are threads of this process.
-fn run_debug(
-    config: &Config,
-    launcher: Option<&LauncherInfo>,
-    stop: &StopFlag,
-) -> Result<i32, TrainError> {
+fn run_debug(config: &Config, launcher: Option<&LauncherInfo>, stop: &StopFlag) -> Result<i32, TrainError> {
     if launcher.is_some_and(LauncherInfo::has_peers) {
         let message = "--debug makes its own ranks (--debug-ranks N); start it without a launcher";
         return Err(TrainError::Usage(message.to_string()));
@@ -87,8 +84,9 @@ fn run_ranks(
     let rank = coordinator.world().rank();
     let run_dir = loaded.as_ref().ok().map(|config| RunDir::new(config.run_dir()));
     failure_record::install_panic_hook(coordinator.abort_handle(), rank, run_dir.clone());
-    let result = agree(&coordinator, "configuration", loaded)
-        .and_then(|config| launch::run_rank(&config, &coordinator, launcher, stop, false).map(|run| run.outcome));
+    let result = agree(&coordinator, "configuration", loaded).and_then(|config| {
+        launch::run_rank(&config, &coordinator, launcher, stop, false).map(|run| run.outcome)
+    });
     match result {
         Ok(Outcome::Done) => Ok(leave(coordinator, EXIT_DONE)),
         Ok(Outcome::Stopped) => Ok(leave(coordinator, EXIT_STOPPED)),
@@ -105,7 +103,9 @@ fn run_ranks(
 /// Rank 0 speaks for all; if it is gone, the lowest rank that is left.
 fn is_speaker(error: &TrainError, rank: usize) -> bool {
     let gone = match error {
-        TrainError::Coordinator(bert_coordinator::CoordinatorError::PeerFailed { ranks, .. }) => ranks.as_slice(),
+        TrainError::Coordinator(bert_coordinator::CoordinatorError::PeerFailed { ranks, .. }) => {
+            ranks.as_slice()
+        }
         _ => &[],
     };
     (0..).find(|candidate| !gone.contains(candidate)) == Some(rank)

@@ -73,7 +73,8 @@ impl Reporter {
         let window = std::mem::take(&mut self.window);
         let Some(metrics) = &mut self.metrics else { return Ok(()) };
         let line = step_line(report, &window);
-        self.screen.progress(line.step, &format!("loss {:.4}, {:.0} tokens/s", line.loss, line.tokens_per_second));
+        self.screen
+            .progress(line.step, &format!("loss {:.4}, {:.0} tokens/s", line.loss, line.tokens_per_second));
         tracing::info!(
             "step {}: loss {:.4} (mlm {:.4}, nsp {:.4}), accuracy {:.4}, lr {:.3e}, grad norm {:.3}, {:.0} tokens/s",
             line.step,

@@ -93,7 +93,8 @@ impl RunDir {
     ///
     /// [`TrainError::Io`] names the folder that cannot be made or written.
     pub fn create(&self) -> Result<(), TrainError> {
-        for path in [self.root.clone(), self.checkpoints(), self.root.join("logs"), self.root.join("errors")] {
+        for path in [self.root.clone(), self.checkpoints(), self.root.join("logs"), self.root.join("errors")]
+        {
             fs::create_dir_all(&path).map_err(|source| TrainError::Io {
                 step: "cannot create a folder of the run; check run.dir and its permissions",
                 path,

@@ -11,8 +11,8 @@ use bert_model::{ParameterLayout, PretrainModel, hf};
 
 use crate::{
     checkpoint::{
-        self, CheckpointError, CheckpointState, FileEntry, hash::optimizer_files, manifest::describe_file, moments, read,
-        write,
+        self, CheckpointError, CheckpointState, FileEntry, hash::optimizer_files, manifest::describe_file,
+        moments, read, write,
     },
     config::{Config, OptimizerState},
     error::TrainError,

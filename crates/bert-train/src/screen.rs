@@ -115,11 +115,14 @@ pub fn start_logging(
     })?;
     let level = level_filter(log.level);
     let human = is_first.then(|| {
-        let layer = fmt::layer().with_writer(screen.clone()).with_target(false).with_ansi(io::stderr().is_terminal());
+        let layer =
+            fmt::layer().with_writer(screen.clone()).with_target(false).with_ansi(io::stderr().is_terminal());
         layer.with_filter(level)
     });
     let json = fmt::layer().json().with_writer(Mutex::new(file)).with_filter(level);
-    tracing_subscriber::registry().with(human).with(json).try_init().map_err(|error: TryInitError| {
-        TrainError::Setup(format!("logging was already started: {error}"))
-    })
+    tracing_subscriber::registry()
+        .with(human)
+        .with(json)
+        .try_init()
+        .map_err(|error: TryInitError| TrainError::Setup(format!("logging was already started: {error}")))
 }

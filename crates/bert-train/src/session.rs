@@ -69,7 +69,8 @@ impl Session<'_> {
         while trainer.num_steps < last_step {
             let step = trainer.num_steps + 1;
             let is_last = step == last_step;
-            let is_logged = is_last || self.is_debug || step.is_multiple_of(self.config.train.log_every_steps);
+            let is_logged =
+                is_last || self.is_debug || step.is_multiple_of(self.config.train.log_every_steps);
             local.wants_stop = self.stop.is_set();
             let report = trainer.step(&local, is_logged)?;
             note(&mut local, reporter.step(&report, is_logged));
@@ -87,7 +88,8 @@ impl Session<'_> {
                 return end_early(report);
             }
         }
-        let failure = local.failure.map(|(exit_code, message)| bert_coordinator::Failure { exit_code, message });
+        let failure =
+            local.failure.map(|(exit_code, message)| bert_coordinator::Failure { exit_code, message });
         agree(self.coordinator, "end of the run", failure.map(TrainError::Agreed).map_or(Ok(()), Err))?;
         self.screen.finish();
         Ok(Outcome::Done)

@@ -41,9 +41,14 @@ pub struct PreparedData {
 /// # Errors
 ///
 /// [`TrainError`] on every rank if it cannot be written or belongs to another configuration.
-pub fn prepare_run_dir(coordinator: &Coordinator, config: &Config, run_dir: &RunDir) -> Result<(), TrainError> {
+pub fn prepare_run_dir(
+    coordinator: &Coordinator,
+    config: &Config,
+    run_dir: &RunDir,
+) -> Result<(), TrainError> {
     let is_first = coordinator.world().is_first();
-    let prepared = if is_first { run_dir.create().and_then(|()| run_dir.check_same_run(config)) } else { Ok(()) };
+    let prepared =
+        if is_first { run_dir.create().and_then(|()| run_dir.check_same_run(config)) } else { Ok(()) };
     agree(coordinator, "run folder", prepared)
 }
 
@@ -97,7 +102,11 @@ fn build_shards(
     together(coordinator, "joining of shards", || {
         if world.is_first() {
             let manifest = shards::finish(&request, world.num_ranks())?;
-            tracing::info!("{} tokens in {} documents", manifest.counts.num_tokens, manifest.counts.num_documents);
+            tracing::info!(
+                "{} tokens in {} documents",
+                manifest.counts.num_tokens,
+                manifest.counts.num_documents
+            );
         }
         Ok(())
     })

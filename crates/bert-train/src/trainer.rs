@@ -5,9 +5,7 @@
 use bert_coordinator::{Block, BucketPlan, Coordinator, ReducedSlice, SlotTree};
 use bert_data::{DataError, MicroBatch, Prefetcher, StepBatches};
 use bert_kernels::slices;
-use bert_model::{
-    BatchLosses, GradientSink, LossScale, ParameterLayout, PretrainBatch, PretrainModel,
-};
+use bert_model::{BatchLosses, GradientSink, LossScale, ParameterLayout, PretrainBatch, PretrainModel};
 use bert_random::{Key, Purpose};
 
 use crate::{
@@ -208,7 +206,12 @@ impl<'a> Trainer<'a> {
             step,
             is_spoiled,
             wants_stop: local.wants_stop,
-            num_tokens: batches.micro_batches.iter().flat_map(|batch| &batch.lengths).map(|len| u64::from(*len)).sum(),
+            num_tokens: batches
+                .micro_batches
+                .iter()
+                .flat_map(|batch| &batch.lengths)
+                .map(|len| u64::from(*len))
+                .sum(),
             num_positions: batches.micro_batches.iter().map(|batch| batch.input_ids.len() as u64).sum(),
             next_counts: next.unwrap_or_default(),
             peak_rss_bytes: machine::peak_rss_bytes(),
@@ -275,7 +278,8 @@ impl<'a> Trainer<'a> {
             let params = gathered.as_ref().unwrap_or(&self.own_params[idx]);
             self.model.write_bucket(idx, params);
             if with_norm {
-                let norm_of = |block: &Block| slices::squared_norm(&params[block.offset..block.offset + block.len]);
+                let norm_of =
+                    |block: &Block| slices::squared_norm(&params[block.offset..block.offset + block.len]);
                 squared_norm += plan.blocks().iter().map(norm_of).sum::<f64>();
             }
             if let Some(buffer) = gathered {
@@ -287,11 +291,7 @@ impl<'a> Trainer<'a> {
 }
 
 /// The own range of every bucket of the model's parameters.
-fn own_params(
-    model: &PretrainModel,
-    layout: &ParameterLayout,
-    states: &[BucketState],
-) -> Vec<Vec<f32>> {
+fn own_params(model: &PretrainModel, layout: &ParameterLayout, states: &[BucketState]) -> Vec<Vec<f32>> {
     let read_own = |(idx, (bucket, state)): (usize, (&bert_model::BucketLayout, &BucketState))| {
         let mut whole = vec![0.0; bucket.num_elements];
         model.read_bucket(idx, &mut whole);

@@ -28,7 +28,8 @@ impl Verdict {
     /// Judges the words of a step; `block_names` are the parameters of `block_norms`.
     pub fn of(step: u64, words: &[ControlWord], block_norms: &[f64], block_names: &[&str]) -> Self {
         if let Some((rank, word)) = words.iter().enumerate().find(|(_, word)| word.is_spoiled) {
-            let (exit_code, message) = word.failure.clone().unwrap_or((EXIT_FAILURE, "no reason given".to_string()));
+            let (exit_code, message) =
+                word.failure.clone().unwrap_or((EXIT_FAILURE, "no reason given".to_string()));
             return Self::Spoiled(exit_code, format!("rank {rank}: {message}"));
         }
         for (rank, word) in words.iter().enumerate() {

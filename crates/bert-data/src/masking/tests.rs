@@ -1,3 +1,5 @@
+//! Tests of masking: budgets, units, borders, shares and realised lengths.
+
 use super::*;
 use crate::config::{MaskMode, MaskStrategy, ReplaceShares};
 use bert_random::Purpose;

@@ -1,3 +1,5 @@
+//! Tests of the sample plan: every sentence is used, documents are independent, counts hold.
+
 use super::*;
 use bert_random::Purpose;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of the whole pipeline: ratios, order, independence of slots and threads, evaluation.
+
 use super::*;
 use crate::Prefetcher;
 use crate::testing::{config, corpus_of, text};

@@ -1,3 +1,5 @@
+//! Tests of the shards: golden bytes, shares, damage, reuse.
+
 use super::*;
 use crate::corpus::Corpus;
 use crate::error::{DataError, DataErrorKind};

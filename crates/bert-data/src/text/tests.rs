@@ -1,3 +1,5 @@
+//! Tests of reading text: borders of documents, blocks, refusals.
+
 use super::*;
 use std::path::PathBuf;
 

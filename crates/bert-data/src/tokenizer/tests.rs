@@ -1,3 +1,5 @@
+//! Tests of the tokenizer: reference behaviour, special tokens, refusals, files.
+
 use super::*;
 use std::fs;
 

@@ -48,10 +48,8 @@ pub fn optimizer_files(checkpoint: &Path) -> Result<Vec<PathBuf>, CheckpointErro
 }
 
 fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>, CheckpointError> {
-    SafeTensors::deserialize(bytes).map_err(|error| CheckpointError::Format {
-        path: path.to_path_buf(),
-        message: error.to_string(),
-    })
+    SafeTensors::deserialize(bytes)
+        .map_err(|error| CheckpointError::Format { path: path.to_path_buf(), message: error.to_string() })
 }
 
 fn update_text(hasher: &mut blake3::Hasher, text: &str) {

@@ -36,9 +36,13 @@ pub enum CheckpointError {
     Damaged { path: PathBuf, what: &'static str, expected: String, got: String },
     #[error("checkpoint file `{path}` cannot be read: {message}")]
     Format { path: PathBuf, message: String },
-    #[error("`{path}` is not a checkpoint (no {STATE_FILE} in it); give a folder such as runs/NAME/checkpoints/step-000000100")]
+    #[error(
+        "`{path}` is not a checkpoint (no {STATE_FILE} in it); give a folder such as runs/NAME/checkpoints/step-000000100"
+    )]
     NotThere { path: PathBuf },
-    #[error("no checkpoint in `{dir}` can be trusted, so nothing was trained over them: {details}; move them aside to start anew, or restore one")]
+    #[error(
+        "no checkpoint in `{dir}` can be trusted, so nothing was trained over them: {details}; move them aside to start anew, or restore one"
+    )]
     NoneVerified { dir: PathBuf, details: String },
     #[error("checkpoint `{path}` does not fit this run: {what} is {got}, expected {expected}")]
     Mismatch { path: PathBuf, what: &'static str, expected: String, got: String },
@@ -51,9 +55,10 @@ impl CheckpointError {
         match self {
             Self::Io { .. } => EXIT_FAILURE,
             Self::NotThere { .. } => EXIT_CONFIG,
-            Self::Damaged { .. } | Self::Format { .. } | Self::NoneVerified { .. } | Self::Mismatch { .. } => {
-                EXIT_DAMAGED
-            }
+            Self::Damaged { .. }
+            | Self::Format { .. }
+            | Self::NoneVerified { .. }
+            | Self::Mismatch { .. } => EXIT_DAMAGED,
         }
     }
 }

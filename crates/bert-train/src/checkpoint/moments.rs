@@ -63,12 +63,11 @@ pub fn read(
         let bytes = fs::read(path).map_err(io_error("cannot read", path))?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|error| format_error(path, &error))?;
         for (name, view) in tensors.iter() {
-            let (bucket_idx, piece, moment) = parse_name(name, view.shape(), &places).ok_or_else(|| {
-                CheckpointError::Format {
+            let (bucket_idx, piece, moment) =
+                parse_name(name, view.shape(), &places).ok_or_else(|| CheckpointError::Format {
                     path: path.clone(),
                     message: format!("tensor `{name}` fits no parameter of this model"),
-                }
-            })?;
+                })?;
             let state = &mut states[bucket_idx];
             num_filled[bucket_idx] += copy_piece(state, &piece, moment, view.data());
         }

@@ -112,10 +112,15 @@ fn check_masking(config: &Config) -> Result<(), ConfigError> {
     within("masking.replace.random", replace.random, 0.0, 1.0)?;
     within("masking.replace.keep", replace.keep, 0.0, 1.0)?;
     let sum = replace.mask + replace.random + replace.keep;
-    require((sum - 1.0).abs() < 1e-9, "masking.replace", format!("a sum of {sum}"), "shares that add up to 1")?;
+    require(
+        (sum - 1.0).abs() < 1e-9,
+        "masking.replace",
+        format!("a sum of {sum}"),
+        "shares that add up to 1",
+    )?;
     let weights = &masking.ngram_weights;
-    let are_weights =
-        weights.iter().all(|weight| weight.is_finite() && *weight >= 0.0) && weights.iter().sum::<f64>() > 0.0;
+    let are_weights = weights.iter().all(|weight| weight.is_finite() && *weight >= 0.0)
+        && weights.iter().sum::<f64>() > 0.0;
     require(
         are_weights || masking.strategy != Strategy::Ngram,
         "masking.ngram_weights",

@@ -150,7 +150,9 @@ fn parse_value(text: &str, replaced: &Value) -> Value {
         .unwrap_or_else(|| Value::String(text.to_string()));
     match (replaced, parsed) {
         (Value::Float(_), Value::Integer(number)) => Value::Float(number as f64),
-        (Value::String(_), Value::Integer(_) | Value::Float(_) | Value::Boolean(_)) if replaced.as_str() != Some("auto") => {
+        (Value::String(_), Value::Integer(_) | Value::Float(_) | Value::Boolean(_))
+            if replaced.as_str() != Some("auto") =>
+        {
             Value::String(text.to_string())
         }
         (_, parsed) => parsed,

@@ -86,7 +86,10 @@ pub enum Auto {
 /// `[model]`: names and meaning as in Hugging Face's `BertConfig`; `vocab_size` comes from the tokenizer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the names are those of BertConfig and documented in bert_model::ModelConfig")]
+#[expect(
+    missing_docs,
+    reason = "the names are those of BertConfig and documented in bert_model::ModelConfig"
+)]
 pub struct ModelSection {
     pub hidden_size: usize,
     pub num_hidden_layers: usize,

@@ -132,7 +132,9 @@ fn only_keys_that_change_numbers_are_hashed() {
     for free in ["run.name=x", "run.threads_per_rank=1", "checkpoint.keep_last=9", "log.level=debug"] {
         assert_eq!(hash(&[free]), base, "{free}");
     }
-    for binding in ["run.seed=1", "train.micro_batch_size=8", "optimizer.epsilon=1e-8", "schedule.total_steps=9"] {
+    for binding in
+        ["run.seed=1", "train.micro_batch_size=8", "optimizer.epsilon=1e-8", "schedule.total_steps=9"]
+    {
         assert_ne!(hash(&[binding]), base, "{binding}");
     }
 }
