@@ -19,6 +19,9 @@ fn one_two_and_four_ranks_train_the_same_weights() {
         run(workspace.mpirun(num_ranks, &name, &[])).expect_code(0);
         assert_eq!(workspace.curve(&name), curve, "{num_ranks} ranks");
         assert_eq!(workspace.hash(&name, 30), hash, "{num_ranks} ranks");
+        if let Some(printed) = workspace.printed_hash(&name, 30) {
+            assert_eq!(printed, hash, "{num_ranks} ranks");
+        }
         let figures = |name: &str| {
             let line = workspace.metrics(name, "eval").pop().unwrap();
             ["mlm_loss", "mlm_accuracy", "nsp_loss"].map(|key| line[key].to_string())

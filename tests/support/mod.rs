@@ -95,6 +95,18 @@ impl Workspace {
         checkpoint_hash(&self.checkpoint(name, step), true).unwrap()
     }
 
+    /// What `bert checkpoint hash --optimizer` prints, if the tool is built beside the program under test.
+    pub fn printed_hash(&self, name: &str, step: u64) -> Option<String> {
+        let tool = Path::new(BERT_TRAIN).with_file_name("bert");
+        if !tool.is_file() {
+            println!("skipped: the comparison with `bert checkpoint hash`; build the whole workspace");
+            return None;
+        }
+        let mut command = Command::new(tool);
+        command.args(["checkpoint", "hash", "--optimizer"]).arg(self.checkpoint(name, step));
+        Some(process::run(command).expect_code(0).stdout.trim().to_string())
+    }
+
     pub fn checkpoint(&self, name: &str, step: u64) -> PathBuf {
         self.run_dir(name).join(format!("checkpoints/step-{step:09}"))
     }

@@ -33,5 +33,6 @@ pub mod session;
 pub mod setup;
 pub mod signals;
 pub mod step;
+pub mod terminal;
 pub mod trainer;
 pub mod verdict;

@@ -75,17 +75,13 @@ impl Reporter {
         let line = step_line(report, &window);
         self.screen
             .progress(line.step, &format!("loss {:.4}, {:.0} tokens/s", line.loss, line.tokens_per_second));
-        tracing::info!(
-            "step {}: loss {:.4} (mlm {:.4}, nsp {:.4}), accuracy {:.4}, lr {:.3e}, grad norm {:.3}, {:.0} tokens/s",
-            line.step,
-            line.loss,
-            line.mlm_loss,
-            line.nsp_loss,
-            line.mlm_accuracy,
-            line.learning_rate,
-            line.grad_norm,
-            line.tokens_per_second
-        );
+        let text = readable(&line);
+        // With a bar, a line for every step would only push it down.
+        if self.screen.has_bar() {
+            tracing::debug!("{text}");
+        } else {
+            tracing::info!("{text}");
+        }
         metrics.write(&line)
     }
 
@@ -109,6 +105,20 @@ impl Reporter {
         );
         metrics.write(line)
     }
+}
+
+fn readable(line: &StepLine) -> String {
+    format!(
+        "step {}: loss {:.4} (mlm {:.4}, nsp {:.4}), accuracy {:.4}, lr {:.3e}, grad norm {:.3}, {:.0} tokens/s",
+        line.step,
+        line.loss,
+        line.mlm_loss,
+        line.nsp_loss,
+        line.mlm_accuracy,
+        line.learning_rate,
+        line.grad_norm,
+        line.tokens_per_second
+    )
 }
 
 fn step_line(report: &StepReport, window: &Window) -> StepLine {

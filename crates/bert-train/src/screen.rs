@@ -22,6 +22,7 @@ use tracing_subscriber::{
 use crate::{
     config::{Level, LogSection, Progress},
     error::TrainError,
+    terminal,
 };
 
 /// The progress bar, or nothing.
@@ -34,14 +35,14 @@ impl Screen {
     /// A bar over `total_steps` where rank 0 talks to a terminal; otherwise an invisible one.
     #[must_use]
     pub fn new(log: &LogSection, total_steps: u64, is_first: bool) -> Self {
-        let wanted = is_first && log.progress == Progress::Auto && io::stderr().is_terminal();
-        let target = if wanted { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let is_wanted = is_first && log.progress == Progress::Auto;
+        let target = if is_wanted { terminal::draw_target() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(total_steps), target);
         let template = "{elapsed_precise} [{wide_bar}] {pos}/{len} steps, {eta} left {msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }
-        if wanted {
+        if !bar.is_hidden() {
             bar.enable_steady_tick(Duration::from_millis(500));
         }
         Self { bar }
@@ -51,6 +52,12 @@ impl Screen {
     #[must_use]
     pub fn plain() -> Self {
         Self { bar: ProgressBar::hidden() }
+    }
+
+    /// Whether a bar is drawn.
+    #[must_use]
+    pub fn has_bar(&self) -> bool {
+        !self.bar.is_hidden()
     }
 
     /// Moves the bar.

@@ -108,7 +108,10 @@ fn a_wrong_type_is_reported_with_its_line() {
 #[test]
 fn values_out_of_range_are_refused_with_what_is_expected() {
     check_refused(&["masking.mlm_probability=1.5"], &["masking.mlm_probability", "1.5", "0.9"]);
-    check_refused(&["train.global_batch_size=65"], &["train.global_batch_size", "65", "multiple", "16"]);
+    check_refused(
+        &["train.global_batch_size=65"],
+        &["train.global_batch_size", "65", "multiple of train.micro_batch_size"],
+    );
     check_refused(&["data.max_seq_length=513"], &["data.max_seq_length", "513", "512"]);
     check_refused(&["model.num_attention_heads=3"], &["model.num_attention_heads", "divisor", "128"]);
     check_refused(&["masking.replace.mask=0.9"], &["masking.replace", "add up to 1"]);
