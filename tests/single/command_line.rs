@@ -61,7 +61,8 @@ fn a_finished_run_is_not_trained_again() {
     let workspace = Workspace::new();
     run(workspace.solo("done", &["schedule.total_steps=2"])).expect_code(0);
     let hash = workspace.hash("done", 2);
-    run(workspace.solo("done", &["schedule.total_steps=2"])).expect_code(0);
+    let again = run(workspace.solo("done", &["schedule.total_steps=2"])).expect_code(0);
+    assert!(again.stderr.contains("all 2 steps of this run are done"), "{}", again.stderr);
     assert_eq!(workspace.curve("done").len(), 2);
     assert_eq!(workspace.hash("done", 2), hash);
 }

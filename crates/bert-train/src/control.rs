@@ -3,6 +3,8 @@
 //! Owns the fields, their byte form and how words are combined. Every decision of a step (skip, save, stop)
 //! is taken from the gathered words, so all ranks take it alike. Never sends anything itself.
 
+use std::fmt;
+
 use bert_model::BatchLosses;
 
 /// Length of a slot's figures in a word, in 64-bit units.
@@ -34,6 +36,21 @@ pub struct PhaseSeconds {
     pub communication_exposed: f64,
     /// Update of the own slice.
     pub optimizer: f64,
+}
+
+impl fmt::Display for PhaseSeconds {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{:.4} s: data {:.4}, forward {:.4}, backward {:.4}, communication {:.4}, optimizer {:.4}",
+            self.step,
+            self.data_wait,
+            self.forward,
+            self.backward,
+            self.communication_exposed,
+            self.optimizer
+        )
+    }
 }
 
 /// One rank's word of one step.

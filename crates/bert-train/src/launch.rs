@@ -60,7 +60,7 @@ pub fn run_rank(
     let world = coordinator.world();
     let run_dir = RunDir::new(config.run_dir());
     setup::check_plan(coordinator, config)?;
-    setup::prepare_run_dir(coordinator, config, &run_dir)?;
+    setup::prepare_run_dir(coordinator, config, &run_dir, is_debug)?;
     let screen = if is_debug {
         Screen::plain()
     } else {

@@ -23,8 +23,10 @@ fn main() -> ExitCode {
     let exit_code = match run(&arguments, launcher.as_ref()) {
         Ok(exit_code) => exit_code,
         Err(error) => {
-            // Only what comes before the ranks know each other ends here: every rank sees it alike.
-            if launcher.as_ref().is_none_or(|launcher| launcher.rank == 0) {
+            // What comes before the ranks know each other ends here: every rank sees it alike, unless it is this one
+            // that cannot reach the others.
+            let is_first = launcher.as_ref().is_none_or(|launcher| launcher.rank == 0);
+            if is_first || matches!(error, TrainError::Coordinator(_)) {
                 print_error(&error);
             }
             error.exit_code()

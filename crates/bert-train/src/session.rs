@@ -66,6 +66,11 @@ impl Session<'_> {
         let mut reporter = self.open_reporter(trainer.num_steps)?;
         let last_step = self.last_step();
         let mut local = LocalState::default();
+        if trainer.num_steps >= last_step {
+            tracing::info!(
+                "all {last_step} steps of this run are done; choose another run.name to train again"
+            );
+        }
         while trainer.num_steps < last_step {
             let step = trainer.num_steps + 1;
             let is_last = step == last_step;
@@ -76,6 +81,10 @@ impl Session<'_> {
             note(&mut local, reporter.step(&report, is_logged));
             if self.is_debug {
                 check_equal_parameters(self.coordinator, &trainer.model, step)?;
+                tracing::info!(
+                    "step {step}: parameters equal on all ranks, gradients finite; {}",
+                    report.seconds
+                );
             }
             if is_last || is_due(step, self.config.train.eval_every_steps) {
                 self.evaluate(trainer, &mut reporter, &mut local)?;

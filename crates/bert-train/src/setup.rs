@@ -36,7 +36,7 @@ pub struct PreparedData {
     pub corpus_fingerprint: String,
 }
 
-/// Makes or checks the run folder.
+/// Makes or checks the run folder; the folder of a debug run may change its configuration.
 ///
 /// # Errors
 ///
@@ -45,11 +45,14 @@ pub fn prepare_run_dir(
     coordinator: &Coordinator,
     config: &Config,
     run_dir: &RunDir,
+    is_debug: bool,
 ) -> Result<(), TrainError> {
+    let prepare = || {
+        run_dir.create()?;
+        if is_debug { Ok(()) } else { run_dir.check_same_run(config) }
+    };
     let is_first = coordinator.world().is_first();
-    let prepared =
-        if is_first { run_dir.create().and_then(|()| run_dir.check_same_run(config)) } else { Ok(()) };
-    agree(coordinator, "run folder", prepared)
+    agree(coordinator, "run folder", if is_first { prepare() } else { Ok(()) })
 }
 
 /// Opens tokenizer and shards; builds the shards on first use, each rank its share.
