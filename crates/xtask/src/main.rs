@@ -1,6 +1,6 @@
 //! Automation of this repository: `cargo xtask ci` and its single steps.
 //!
-//! Owns which commands make up the checks and in which order; `.ci/` names `cargo xtask ci` and nothing else, so
+//! Owns which commands make up the checks and in which order. `.ci/run` calls the same steps by name, then the tests, so
 //! that one command locally is what the service runs. It links no other crate of this workspace.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a binary talks to its user")]
