@@ -6,6 +6,7 @@
 mod checks;
 mod corpus_pass;
 mod duplicates;
+mod raw_text;
 mod sample_pass;
 pub(crate) mod statistics;
 
@@ -19,6 +20,7 @@ use crate::config::PretrainDataConfig;
 use crate::corpus::Corpus;
 use crate::error::DataError;
 use crate::pretrain::PretrainData;
+use crate::text::TextSources;
 use crate::tokenizer::Tokenizer;
 use serde::Serialize;
 use std::sync::Arc;
@@ -51,22 +53,29 @@ impl AuditReport {
 
 /// Audits a corpus and the first `num_samples` training samples under `config`.
 ///
+/// `text` is what the shards were built from: special tokens written in it are looked for there. Without it they
+/// are looked for among the tokens, where only a vocabulary that can spell them shows them.
+///
 /// A corpus too small for the settings is a failed check, not an error.
 ///
 /// # Errors
 ///
 /// [`DataError::Stale`] if the shards were built with another tokenizer; [`DataError::Config`] for a setting out
-/// of range; [`DataError::Io`] if the shards cannot be read.
+/// of range; [`DataError::Io`] if shards or text cannot be read.
 pub fn audit(
     corpus: &Arc<Corpus>,
     tokenizer: &Tokenizer,
+    text: Option<&TextSources>,
     config: &PretrainDataConfig,
     num_samples: u64,
 ) -> Result<AuditReport, DataError> {
     corpus.check_tokenizer(tokenizer)?;
     config.validate()?;
     let language = corpus.manifest().language;
-    let figures = corpus_pass::measure(corpus, tokenizer)?;
+    let mut figures = corpus_pass::measure(corpus, tokenizer)?;
+    if let Some(text) = text {
+        figures.special_tokens = raw_text::special_tokens(text)?;
+    }
     let mut all = checks::of_corpus(&figures, language, config.objective);
     let data = match PretrainData::new(corpus.clone(), config.clone()) {
         Ok(data) => Some(data),

@@ -208,10 +208,7 @@ impl Tally {
             }
         }
         for pattern in &self.patterns {
-            let num_found = pattern.count(sentence);
-            if num_found > 0 {
-                note(&mut self.found, pattern.token, num_found, document);
-            }
+            note(&mut self.found, pattern.token, pattern.count(sentence), document);
         }
     }
 }
@@ -227,10 +224,13 @@ impl Pattern {
 }
 
 /// Adds occurrences of a special token to what was found before.
-fn note(found: &mut Vec<SpecialInText>, token: &'static str, num_found: u64, document: u64) {
+pub(super) fn note(found: &mut Vec<SpecialInText>, token: &'static str, num_found: u64, document: u64) {
     match found.iter_mut().find(|known| known.token == token) {
         Some(known) => known.num_occurrences += num_found,
-        None => found.push(SpecialInText { token, num_occurrences: num_found, first_document: document }),
+        None if num_found > 0 => {
+            found.push(SpecialInText { token, num_occurrences: num_found, first_document: document });
+        }
+        None => {}
     }
 }
 

@@ -30,7 +30,7 @@ fn corpus(
 fn report(text: &str, config: &PretrainDataConfig) -> AuditReport {
     let dir = tempfile::tempdir().unwrap();
     let tokenizer = Arc::new(bracketed());
-    audit(&corpus(&dir, text, &tokenizer, crate::Language::En), &tokenizer, config, 2000).unwrap()
+    audit(&corpus(&dir, text, &tokenizer, crate::Language::En), &tokenizer, None, config, 2000).unwrap()
 }
 
 /// The test vocabulary with brackets, the names of special tokens and some Chinese.
@@ -113,6 +113,20 @@ fn special_tokens_written_in_the_text_are_named() {
 }
 
 #[test]
+fn a_vocabulary_that_cannot_spell_them_does_not_hide_special_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = Arc::new(tokenizer());
+    let planted = format!("{}w1 [MASK] w2 w3 [sep] w4 [MASK][ \n", text(100, 10));
+    let corpus = corpus(&dir, &planted, &tokenizer, crate::Language::En);
+    let text = TextSources::list(&[dir.path().join("text.txt")]).unwrap();
+    let report = audit(&corpus, &tokenizer, Some(&text), &config(SentenceObjective::Nsp), 500).unwrap();
+    fails(&report, &["special_tokens_in_text"]);
+    let found: Vec<_> = report.corpus.special_tokens.iter().map(|s| (s.token, s.num_occurrences)).collect();
+    assert_eq!(found, [("[SEP]", 1), ("[MASK]", 2)]);
+    assert!(report.corpus.special_tokens.iter().all(|found| found.first_document == 100));
+}
+
+#[test]
 fn text_of_another_language_is_named_and_so_is_a_vocabulary_of_another() {
     let chinese = |n: usize| ["天下大势", "下大势天", "大大势天下", "势天"][n % 4].repeat(5 + n);
     let lines: Vec<String> = (0..30).map(chinese).collect();
@@ -150,6 +164,6 @@ fn a_cap_that_always_binds_is_advice_and_static_copies_are_not_counted_twice() {
 fn another_tokenizer_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let corpus = corpus(&dir, &text(10, 3), &Arc::new(bracketed()), crate::Language::En);
-    let error = audit(&corpus, &tokenizer(), &config(SentenceObjective::Nsp), 10).unwrap_err();
+    let error = audit(&corpus, &tokenizer(), None, &config(SentenceObjective::Nsp), 10).unwrap_err();
     assert!(matches!(error, DataError::Stale { what: "tokenizer", .. }), "{error}");
 }
