@@ -191,23 +191,25 @@ fn audit_prints_figures_and_verdicts_and_writes_them_as_json() {
 
 #[test]
 fn audit_names_planted_faults_and_ends_with_3() {
+    fn audit<'a>(config: &'a str, extra: &[&'a str]) -> Vec<&'a str> {
+        [&["audit", "--config", config, "--samples", "500"][..], extra].concat()
+    }
     let dir = folder_with_vocabulary();
     let config = write_config(dir.path());
     let config = config.to_str().unwrap();
-    let audit = |extra: &[&str]| [&["audit", "--config", config, "--samples", "500"][..], extra].concat();
     let write = |text: &str| {
         fs::write(dir.path().join("text.txt"), text).unwrap();
         let _ = fs::remove_dir_all(dir.path().join("shards"));
     };
     write(&chinese_text().repeat(2));
-    fails(dir.path(), &audit(&[]), 3, &["duplicate_documents", "duplicate_sentences"]);
+    fails(dir.path(), &audit(config, &[]), 3, &["duplicate_documents", "duplicate_sentences"]);
     write(&chinese_text().replace("\n\n", "\n"));
-    fails(dir.path(), &audit(&["--set", "data.validation_fraction=0"]), 3, &["checks: documents"]);
+    fails(dir.path(), &audit(config, &["--set", "data.validation_fraction=0"]), 3, &["checks: documents"]);
     write(&format!("{}\n\n话说[MASK]下大势。\n", chinese_text()));
-    fails(dir.path(), &audit(&[]), 3, &["special_tokens_in_text"]);
+    fails(dir.path(), &audit(config, &[]), 3, &["special_tokens_in_text"]);
     write(chinese_text());
-    fails(dir.path(), &audit(&["--set", "data.language=\"en\""]), 3, &["checks: language"]);
-    fails(dir.path(), &audit(&["--set", "data.language=\"fr\""]), 2, &["language"]);
+    fails(dir.path(), &audit(config, &["--set", "data.language=\"en\""]), 3, &["checks: language"]);
+    fails(dir.path(), &audit(config, &["--set", "data.language=\"fr\""]), 2, &["language"]);
 }
 
 #[test]

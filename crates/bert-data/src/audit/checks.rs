@@ -255,8 +255,8 @@ fn mask_share(figures: &SampleFigures, config: &PretrainDataConfig) -> Check {
         return Check::new("mask_share", false, expected, got, advice).into_advice();
     }
     let bound = MAX_MASK_SHARE_ERROR + (budget - asked).abs();
-    let advice = "a unit that does not fit into what is left of the budget is skipped: words are long for these \
-                  sequences; raise max_seq_length, or choose strategy = \"token\"";
+    let advice = "a unit that does not fit into what is left of the budget is skipped: raise \
+                  max_seq_length, give single words a weight in ngram_weights, or choose strategy = \"token\"";
     let expected = format!(
         "{} of the tokens, ± {:.2} points ({:.2} of them from rounding to whole tokens)",
         percent(asked),
