@@ -4,6 +4,7 @@
 //! text -> lines -> WordPiece -> shards                 text, tokenizer, words, vocab, shards
 //! shards -> sample plan -> order -> pair -> mask       corpus, split, plan, pairs, masking
 //!        -> micro-batch -> prefetch                    batch, pretrain, prefetch, describe
+//! corpus + samples -> figures and verdicts             audit
 //! ```
 //! Everything random is a pure function of (seed, purpose, epoch, document or sample), through keys of
 //! `bert-random`; there is no generator and no iterator state. Hence a data position is one integer, and rank
@@ -13,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 mod batch;
 mod config;
 mod corpus;

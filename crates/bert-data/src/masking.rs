@@ -7,6 +7,7 @@
 
 mod choose;
 
+pub(crate) use choose::length_weights;
 pub use choose::span_weights;
 
 use crate::config::{MaskingConfig, ReplaceUnit};
@@ -156,5 +157,7 @@ impl Masker {
     }
 }
 
+#[cfg(test)]
+mod length_tests;
 #[cfg(test)]
 mod tests;

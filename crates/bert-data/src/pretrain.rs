@@ -272,6 +272,16 @@ impl PretrainData {
         self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How rows are masked.
+    pub(crate) fn masker(&self) -> &Masker {
+        &self.masker
+    }
+
+    /// Whether a document is trained on.
+    pub(crate) fn is_trained_on(&self, document: u64) -> bool {
+        self.context.split.side(document) == Side::Training
+    }
+
     /// The objective about two segments.
     pub fn objective(&self) -> SentenceObjective {
         self.config.objective

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Vocabularies, shards, checkpoints, predictions and reports for bert-train.
 ///
 /// Exit codes: 0 done; 1 failure, or what was compared differs; 2 usage or configuration;
-/// 3 damaged or mismatching data or checkpoint.
+/// 3 damaged or mismatching data or checkpoint, or a failed audit.
 #[derive(Debug, Parser)]
 #[command(name = "bert", version, max_term_width = 110)]
 pub struct Tool {
@@ -28,6 +28,8 @@ pub enum Command {
     /// Token shards.
     #[command(subcommand)]
     Shards(ShardsCommand),
+    /// What the training samples of a configuration really are, beside what is asked for; exit code 3 if it is not sound.
+    Audit(AuditArguments),
     /// Guesses for [MASK] in a text.
     FillMask(FillMaskArguments),
     /// Checkpoints of a run.
@@ -136,6 +138,22 @@ pub enum LanguageName {
 pub struct ShardsVerifyArguments {
     /// A shard folder.
     pub folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct AuditArguments {
+    /// The configuration: text, tokenizer, pairs and masks are taken from it; missing shards are built.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Replaces a value of the configuration; may be repeated.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Training samples to look at.
+    #[arg(long, default_value_t = 100_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub samples: u64,
+    /// Also writes the report as JSON to this file.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 //! Owns the way from the command line to a command, and from an error to one message and an exit code. What a
 //! command does is the business of its module, and of the library crate behind it. Changes no run folder.
 
+mod audit;
 mod checkpoint;
 mod cli;
 mod corpus;
@@ -36,6 +37,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Corpus(command) => corpus::run(command),
         Command::Vocab(command) => vocab::run(command),
         Command::Shards(command) => shards::run(command),
+        Command::Audit(arguments) => audit::run(&arguments),
         Command::FillMask(arguments) => fill_mask::run(&arguments),
         Command::Checkpoint(command) => checkpoint::run(command),
         Command::Report(arguments) => report::run(&arguments),

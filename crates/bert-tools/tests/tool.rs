@@ -14,6 +14,11 @@ use tempfile::TempDir;
 /// Twelve documents of a few sentences, the first lines of two Chinese classics among them.
 const TEXT: &str = include_str!("text.txt");
 
+/// The nine Chinese documents among them.
+fn chinese_text() -> &'static str {
+    TEXT.split("Four score").next().unwrap()
+}
+
 fn bert(dir: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_bert")).args(arguments).current_dir(dir).output().unwrap()
 }
@@ -165,6 +170,46 @@ fn shards_of_other_text_are_refused_unless_a_rebuild_is_asked_for() {
     fails(dir.path(), &BUILD, 3, &["shards", "text"]);
     let rebuild: Vec<&str> = BUILD.into_iter().chain(["--rebuild"]).collect();
     assert!(succeeds(dir.path(), &rebuild).starts_with("built"));
+}
+
+#[test]
+fn audit_prints_figures_and_verdicts_and_writes_them_as_json() {
+    let dir = folder_with_vocabulary();
+    fs::write(dir.path().join("text.txt"), chinese_text()).unwrap();
+    let config = write_config(dir.path());
+    let arguments =
+        ["audit", "--config", config.to_str().unwrap(), "--samples", "2000", "--json", "audit.json"];
+    let printed = succeeds(dir.path(), &arguments);
+    for words in ["documents             9,", "masked units", "pass    pair_labels", "passed: "] {
+        assert!(printed.contains(words), "expected `{words}` in: {printed}");
+    }
+    let json = fs::read_to_string(dir.path().join("audit.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&report["passed"], &report["language"]), (&true.into(), &"zh".into()));
+    assert_eq!(report["samples"]["num_samples"], 2000);
+}
+
+#[test]
+fn audit_names_planted_faults_and_ends_with_3() {
+    fn audit<'a>(config: &'a str, extra: &[&'a str]) -> Vec<&'a str> {
+        [&["audit", "--config", config, "--samples", "500"][..], extra].concat()
+    }
+    let dir = folder_with_vocabulary();
+    let config = write_config(dir.path());
+    let config = config.to_str().unwrap();
+    let write = |text: &str| {
+        fs::write(dir.path().join("text.txt"), text).unwrap();
+        let _ = fs::remove_dir_all(dir.path().join("shards"));
+    };
+    write(&chinese_text().repeat(2));
+    fails(dir.path(), &audit(config, &[]), 3, &["duplicate_documents", "duplicate_sentences"]);
+    write(&chinese_text().replace("\n\n", "\n"));
+    fails(dir.path(), &audit(config, &["--set", "data.validation_fraction=0"]), 3, &["checks: documents"]);
+    write(&format!("{}\n\n话说[MASK]下大势。\n", chinese_text()));
+    fails(dir.path(), &audit(config, &[]), 3, &["special_tokens_in_text"]);
+    write(chinese_text());
+    fails(dir.path(), &audit(config, &["--set", "data.language=\"en\""]), 3, &["checks: language"]);
+    fails(dir.path(), &audit(config, &["--set", "data.language=\"fr\""]), 2, &["language"]);
 }
 
 #[test]

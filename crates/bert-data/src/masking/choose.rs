@@ -21,6 +21,15 @@ pub fn span_weights() -> Vec<f64> {
     weights.into_iter().map(|weight| weight / sum).collect()
 }
 
+/// Weight of units of 1, 2, .. words; need not sum to 1.
+pub(crate) fn length_weights(config: &MaskingConfig) -> Vec<f64> {
+    match config.strategy {
+        MaskStrategy::Token | MaskStrategy::WholeWord => vec![1.0],
+        MaskStrategy::Ngram => config.ngram_weights.clone(),
+        MaskStrategy::Span => span_weights(),
+    }
+}
+
 /// A word that may be masked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word {
@@ -43,11 +52,7 @@ pub(super) struct Chooser {
 
 impl Chooser {
     pub(super) fn new(config: &MaskingConfig) -> Self {
-        let weights = match config.strategy {
-            MaskStrategy::Token | MaskStrategy::WholeWord => vec![1.0],
-            MaskStrategy::Ngram => config.ngram_weights.clone(),
-            MaskStrategy::Span => span_weights(),
-        };
+        let weights = length_weights(config);
         let is_anchored_at_tokens = config.strategy == MaskStrategy::Span;
         Self { weights, is_anchored_at_tokens, is_by_token: config.strategy == MaskStrategy::Token }
     }
