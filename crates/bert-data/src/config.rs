@@ -101,6 +101,29 @@ pub struct MaskingConfig {
     pub mode: MaskMode,
 }
 
+/// The order of the samples of an epoch. Either way each comes exactly once, and the place of a sample is
+/// computed, not stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SampleOrder {
+    /// One permutation of all samples: reads go everywhere.
+    Global,
+    /// Blocks of neighbouring documents are permuted, then the samples within a window of blocks. A window is
+    /// read in runs before its first sample is, and the second segment of a negative pair comes from the block
+    /// of the first: for corpora that do not fit in memory. A corpus that is sorted by subject gets more
+    /// similar pairs that way.
+    Blocks {
+        /// Sentences in a block, rounded up to a multiple of 512; at least 1.
+        block_sentences: u64,
+        /// Blocks that are shuffled together, at least 1.
+        window_blocks: u64,
+    },
+}
+
+impl SampleOrder {
+    /// Blocks of a size that suits disks: windows of two million sentences, some hundred megabytes.
+    pub const BLOCKS: Self = Self::Blocks { block_sentences: 1 << 16, window_blocks: 32 };
+}
+
 /// Settings of [`crate::PretrainData`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct PretrainDataConfig {
@@ -112,6 +135,8 @@ pub struct PretrainDataConfig {
     pub objective: SentenceObjective,
     /// Masking.
     pub masking: MaskingConfig,
+    /// The order of the samples of an epoch.
+    pub order: SampleOrder,
     /// Rows per step over all ranks.
     pub global_batch_size: usize,
     /// Rows per slot.
@@ -176,6 +201,12 @@ impl PretrainDataConfig {
         if self.global_batch_size == 0 || !self.global_batch_size.is_multiple_of(self.micro_batch_size) {
             let expected = format!("a multiple of micro_batch_size = {}", self.micro_batch_size);
             return Err(DataError::config("global_batch_size", &expected, self.global_batch_size));
+        }
+        if let SampleOrder::Blocks { block_sentences, window_blocks } = self.order
+            && (block_sentences == 0 || window_blocks == 0)
+        {
+            let expected = "blocks of at least 1 sentence, windows of at least 1 block";
+            return Err(DataError::config("order", expected, format!("{:?}", self.order)));
         }
         self.masking.validate()
     }

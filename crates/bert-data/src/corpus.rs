@@ -184,6 +184,19 @@ impl Corpus {
         Ok(DocumentRun { first_document: documents.start, bounds, lengths })
     }
 
+    /// Reads everything about consecutive documents once, in runs, and forgets it: what follows finds it in the
+    /// page cache.
+    pub(crate) fn read_ahead(&self, documents: Range<u64>) -> Result<(), DataError> {
+        let mut start = documents.start;
+        while start < documents.end {
+            let (shard_idx, local) = self.find(start);
+            let end = self.first_documents[shard_idx + 1].min(documents.end);
+            self.shards[shard_idx].read_ahead(local..local + (end - start))?;
+            start = end;
+        }
+        Ok(())
+    }
+
     /// Shard of a document, and its index there.
     fn find(&self, document: u64) -> (usize, u64) {
         assert!(document < self.num_documents(), "document {document} of {}", self.num_documents());

@@ -37,7 +37,8 @@ mod words;
 
 pub use batch::{MicroBatch, Sample};
 pub use config::{
-    MaskMode, MaskStrategy, MaskingConfig, PretrainDataConfig, ReplaceShares, ReplaceUnit, SentenceObjective,
+    MaskMode, MaskStrategy, MaskingConfig, PretrainDataConfig, ReplaceShares, ReplaceUnit, SampleOrder,
+    SentenceObjective,
 };
 pub use corpus::{Corpus, Document};
 pub use describe::describe_row;

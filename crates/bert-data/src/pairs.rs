@@ -52,7 +52,7 @@ pub(crate) fn build_row(
             (Segment { document: &own, tokens: rest }, Some(Segment { document: &own, tokens: first }))
         }
         Second::Random { target_tokens, starts_inside } => {
-            let other = context.split.other_document(sample.document, &mut stream);
+            let other = context.partner(sample.document, &mut stream);
             row.other_document = Some(other);
             partner = corpus.document(other)?;
             let tokens = random_stretch(&partner, max_tokens, target_tokens, starts_inside, &mut stream);

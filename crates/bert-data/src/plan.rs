@@ -12,11 +12,17 @@
 //!   nothing;
 //! - a sentence longer than a sample is cut into equal parts instead of being thrown away past its head.
 
-use crate::config::SentenceObjective;
+mod blocks;
+mod counts;
+
+pub(crate) use blocks::Windows;
+
+use crate::config::{SampleOrder, SentenceObjective};
 use crate::corpus::Corpus;
 use crate::error::DataError;
 use crate::split::{Side, Split};
 use bert_random::{Key, Permutation, Stream};
+use counts::{CountsFile, Totals};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -196,6 +202,11 @@ impl Runs {
     fn len(&self) -> usize {
         self.starts.len() - 1
     }
+
+    /// The run a document is in.
+    fn of_document(&self, document: u64) -> usize {
+        self.starts.partition_point(|&start| start <= document) - 1
+    }
 }
 
 /// The plan of one side of the split under one key: how many samples of each label each run gives.
@@ -209,26 +220,45 @@ pub(crate) struct EpochPlan {
 }
 
 impl EpochPlan {
-    /// Counts the samples of every run, in parallel; the result does not depend on the number of threads.
+    /// The counts of every run: from the file beside the shards, or counted and written there.
     pub(crate) fn new(context: &PlanContext, side: Side, key: Key) -> Result<Self, DataError> {
-        let counts: Vec<(u64, u64)> = (0..context.runs.len())
-            .into_par_iter()
-            .map(|run_idx| {
-                let (mut num_samples, mut num_negative) = (0, 0);
-                context.visit(run_idx, side, key, |_, chunk| {
-                    num_samples += 1;
-                    num_negative += u64::from(chunk.is_negative());
-                    true
-                })?;
-                Ok((num_samples, num_negative))
-            })
-            .collect::<Result<_, DataError>>()?;
+        let file = CountsFile::new(context, side, key);
+        let counts = match file.read() {
+            Some(counts) => counts,
+            None => {
+                let counts = Self::count(context, side, key)?;
+                file.write(&counts);
+                counts
+            }
+        };
         let mut plan = Self { side, key, first_samples: vec![0], first_negatives: vec![0] };
-        for (num_samples, num_negative) in counts {
+        plan.first_samples.reserve_exact(counts.len());
+        plan.first_negatives.reserve_exact(counts.len());
+        for Totals { num_samples, num_negative } in counts {
             plan.first_samples.push(plan.num_samples() + num_samples);
             plan.first_negatives.push(plan.num_negative() + num_negative);
         }
         Ok(plan)
+    }
+
+    /// Samples of the plan, if they were counted before: costs one small read, where the plan takes a pass over
+    /// all sentence lengths.
+    pub(crate) fn known_num_samples(context: &PlanContext, side: Side, key: Key) -> Option<u64> {
+        CountsFile::new(context, side, key).read_totals().map(|totals| totals.num_samples)
+    }
+
+    /// Counts the samples of every run, in parallel; the result does not depend on the number of threads.
+    fn count(context: &PlanContext, side: Side, key: Key) -> Result<Vec<Totals>, DataError> {
+        let count_run = |run_idx| {
+            let mut totals = Totals::default();
+            context.visit(run_idx, side, key, |_, chunk| {
+                totals.num_samples += 1;
+                totals.num_negative += u64::from(chunk.is_negative());
+                true
+            })?;
+            Ok(totals)
+        };
+        (0..context.runs.len()).into_par_iter().map(count_run).collect()
     }
 
     pub(crate) fn num_samples(&self) -> u64 {
@@ -250,21 +280,20 @@ impl EpochPlan {
         order_key: Key,
         place: u64,
     ) -> Result<PlannedSample, DataError> {
-        let (num_samples, num_negative) = (self.num_samples(), self.num_negative());
-        assert!(place < num_samples, "place {place} of {num_samples}");
-        let negatives_before =
-            |place: u64| (u128::from(place) * u128::from(num_negative) / u128::from(num_samples)) as u64;
-        let before = negatives_before(place);
-        let is_negative = negatives_before(place + 1) > before;
-        let (num_of_label, rank) =
-            if is_negative { (num_negative, before) } else { (num_samples - num_negative, place - before) };
-        let order = Permutation::new(num_of_label, order_key.with(u64::from(is_negative)));
+        let totals = Totals { num_samples: self.num_samples(), num_negative: self.num_negative() };
+        let (is_negative, rank) = totals.spread(place);
+        let order = Permutation::new(totals.of_label(is_negative), order_key.with(u64::from(is_negative)));
         self.find(context, Some(is_negative), order.at(rank))
     }
 
     /// The sample with this index in document order.
     pub(crate) fn sample(&self, context: &PlanContext, sample_idx: u64) -> Result<PlannedSample, DataError> {
         self.find(context, None, sample_idx)
+    }
+
+    /// Samples before a run.
+    fn before(&self, run_idx: usize) -> Totals {
+        Totals { num_samples: self.first_samples[run_idx], num_negative: self.first_negatives[run_idx] }
     }
 
     /// The `rank`-th sample, in document order, among all or those of one label.
@@ -276,8 +305,7 @@ impl EpochPlan {
     ) -> Result<PlannedSample, DataError> {
         let before = |run_idx: usize| match label {
             None => self.first_samples[run_idx],
-            Some(true) => self.first_negatives[run_idx],
-            Some(false) => self.first_samples[run_idx] - self.first_negatives[run_idx],
+            Some(label) => self.before(run_idx).of_label(label),
         };
         // The last run with no more than `rank` samples before it.
         let (mut run_idx, mut end) = (0, self.first_samples.len() - 1);
@@ -316,6 +344,7 @@ pub(crate) struct PlanContext {
     pub(crate) runs: Runs,
     pub(crate) split: Split,
     pub(crate) rules: PlanRules,
+    pub(crate) order: SampleOrder,
 }
 
 impl PlanContext {

@@ -11,12 +11,12 @@ mod evaluation;
 pub use evaluation::EvalBaselines;
 
 use crate::batch::{MicroBatch, Sample};
-use crate::config::{MaskMode, PretrainDataConfig, SentenceObjective};
+use crate::config::{MaskMode, PretrainDataConfig, SampleOrder, SentenceObjective};
 use crate::corpus::Corpus;
 use crate::error::DataError;
 use crate::masking::Masker;
 use crate::pairs::build_row;
-use crate::plan::{EpochPlan, MIN_SAMPLE_TOKENS, PlanContext, PlanRules, PlannedSample, Runs};
+use crate::plan::{EpochPlan, MIN_SAMPLE_TOKENS, PlanContext, PlanRules, PlannedSample, Runs, Windows};
 use crate::split::{Side, Split};
 use crate::tokenizer::SpecialIds;
 use bert_random::{Key, Purpose};
@@ -25,6 +25,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Plans kept at a time: a batch touches two epochs at most.
 const MAX_CACHED_PLANS: usize = 3;
+/// Windows that count as read: more than threads at work near a border can mix.
+const MAX_READ_WINDOWS: usize = 4;
 
 /// Where a position of the endless sequence of samples lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct PretrainData {
     masker: Masker,
     special: SpecialIds,
     epochs: Mutex<Epochs>,
+    /// Windows whose documents were read ahead: epoch and window.
+    read_windows: Mutex<VecDeque<(u64, u64)>>,
     /// Samples of the held-out documents, if any are held out.
     held_out: Option<EpochPlan>,
 }
@@ -54,6 +58,8 @@ struct Epochs {
     starts: Vec<u64>,
     /// Most recently computed plans, by copy.
     plans: VecDeque<(u64, Arc<EpochPlan>)>,
+    /// Most recently computed windows, by epoch.
+    windows: VecDeque<(u64, Arc<Windows>)>,
 }
 
 /// The keys of one sample.
@@ -97,10 +103,11 @@ impl PretrainData {
             max_tokens: config.max_tokens() as u64,
             short_seq_prob: config.short_seq_prob,
         };
-        let context = PlanContext { runs: Runs::new(&corpus)?, corpus, split, rules };
+        let context = PlanContext { runs: Runs::new(&corpus)?, corpus, split, rules, order: config.order };
         let held_out = evaluation::plan_held_out(&context, config.seed)?;
-        let epochs = Mutex::new(Epochs { starts: vec![0], plans: VecDeque::new() });
-        let data = Self { context, config, masker, special, epochs, held_out };
+        let epochs = Epochs { starts: vec![0], plans: VecDeque::new(), windows: VecDeque::new() };
+        let (epochs, read_windows) = (Mutex::new(epochs), Mutex::default());
+        let data = Self { context, config, masker, special, epochs, read_windows, held_out };
         if data.num_samples(0)? == 0 {
             return Err(DataError::NoSamples { place: "training", expected: MIN_SAMPLE_TOKENS });
         }
@@ -123,7 +130,14 @@ impl PretrainData {
     ///
     /// [`DataError::Io`] if sentence lengths cannot be read.
     pub fn num_samples(&self, epoch: u64) -> Result<u64, DataError> {
-        Ok(self.plan(epoch)?.num_samples())
+        let is_planned = self.lock().plans.iter().any(|(known, _)| *known == self.copy(epoch));
+        let known = (!is_planned).then(|| {
+            EpochPlan::known_num_samples(&self.context, Side::Training, self.plan_key(self.copy(epoch)))
+        });
+        match known.flatten() {
+            Some(num_samples) => Ok(num_samples),
+            None => Ok(self.plan(epoch)?.num_samples()),
+        }
     }
 
     /// Position at which an epoch begins, so `position_of_epoch(n)` samples make `n` epochs.
@@ -181,7 +195,14 @@ impl PretrainData {
         };
         let index_in_epoch = position - start;
         let order_key = Key::new(self.config.seed, Purpose::Order).with(epoch);
-        let planned = self.plan(epoch)?.at(&self.context, order_key, index_in_epoch)?;
+        let plan = self.plan(epoch)?;
+        let planned = match self.windows(epoch, &plan, order_key) {
+            None => plan.at(&self.context, order_key, index_in_epoch)?,
+            Some(windows) => {
+                self.read_ahead(epoch, &windows, index_in_epoch)?;
+                windows.at(&self.context, &plan, index_in_epoch)?
+            }
+        };
         Ok((SamplePosition { epoch, index_in_epoch, sample_idx: planned.sample_idx }, planned))
     }
 
@@ -244,8 +265,7 @@ impl PretrainData {
         if let Some((_, plan)) = self.lock().plans.iter().find(|(known, _)| *known == copy) {
             return Ok(plan.clone());
         }
-        let key = Key::new(self.config.seed, Purpose::SamplePlan).with(copy);
-        let plan = Arc::new(EpochPlan::new(&self.context, Side::Training, key)?);
+        let plan = Arc::new(EpochPlan::new(&self.context, Side::Training, self.plan_key(copy))?);
         let mut epochs = self.lock();
         if !epochs.plans.iter().any(|(known, _)| *known == copy) {
             epochs.plans.push_back((copy, plan.clone()));
@@ -254,6 +274,45 @@ impl PretrainData {
             }
         }
         Ok(plan)
+    }
+
+    fn plan_key(&self, copy: u64) -> Key {
+        Key::new(self.config.seed, Purpose::SamplePlan).with(copy)
+    }
+
+    /// The windows of an epoch; `None` if the order is not by blocks.
+    fn windows(&self, epoch: u64, plan: &EpochPlan, order_key: Key) -> Option<Arc<Windows>> {
+        if self.config.order == SampleOrder::Global {
+            return None;
+        }
+        let mut epochs = self.lock();
+        if let Some((_, windows)) = epochs.windows.iter().find(|(known, _)| *known == epoch) {
+            return Some(windows.clone());
+        }
+        let windows = Arc::new(Windows::new(&self.context, plan, order_key)?);
+        epochs.windows.push_back((epoch, windows.clone()));
+        if epochs.windows.len() > MAX_CACHED_PLANS {
+            epochs.windows.pop_front();
+        }
+        Some(windows)
+    }
+
+    /// Reads the documents of a window in runs before the first sample of it is taken, so that the samples find
+    /// them in the page cache. Other threads wait meanwhile, as they would for the disk.
+    fn read_ahead(&self, epoch: u64, windows: &Windows, index_in_epoch: u64) -> Result<(), DataError> {
+        let window = windows.window_of(index_in_epoch);
+        let mut read = self.read_windows.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.contains(&(epoch, window)) {
+            return Ok(());
+        }
+        for documents in windows.documents(&self.context, window) {
+            self.context.corpus.read_ahead(documents)?;
+        }
+        read.push_back((epoch, window));
+        if read.len() > MAX_READ_WINDOWS {
+            read.pop_front();
+        }
+        Ok(())
     }
 
     /// Finds out where the epoch after `epoch` begins, if nobody else has.
@@ -288,5 +347,7 @@ impl PretrainData {
     }
 }
 
+#[cfg(test)]
+mod order_tests;
 #[cfg(test)]
 mod tests;

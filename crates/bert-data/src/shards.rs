@@ -5,6 +5,7 @@
 //!       shard-00000.bin      token ids, little-endian u16 or i32
 //!       shard-00000.idx      MMIDIDX: sentence lengths, sentence offsets, document borders
 //!       shard-00000.words    one bit per token, lowest bit first: starts a word
+//!       plans/               counts of sample plans; a cache that training writes and anybody may delete
 //! ```
 //! One sequence of the format is one sentence. A folder of shards is complete or it is not there: everything
 //! is written to `<dir>.building` and renamed at the end. Building is shared by blocks of text

@@ -68,6 +68,7 @@ pub(crate) fn config(objective: SentenceObjective) -> PretrainDataConfig {
             unit: ReplaceUnit::Token,
             mode: MaskMode::Dynamic,
         },
+        order: SampleOrder::Global,
         global_batch_size: 16,
         micro_batch_size: 4,
         validation_fraction: 0.1,

@@ -106,6 +106,9 @@ fn mix(value: u64, key: u64) -> u64 {
 }
 
 #[cfg(test)]
+mod exhaustive;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::Purpose;

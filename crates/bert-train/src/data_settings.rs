@@ -5,8 +5,8 @@
 use std::{path::PathBuf, sync::Arc};
 
 use bert_data::{
-    MaskMode, MaskStrategy, MaskingConfig, PretrainDataConfig, ReplaceShares, ReplaceUnit, SentenceObjective,
-    Tokenizer,
+    MaskMode, MaskStrategy, MaskingConfig, PretrainDataConfig, ReplaceShares, ReplaceUnit, SampleOrder,
+    SentenceObjective, Tokenizer,
     shards::{ShardBuildRequest, WhenStale},
 };
 use bert_model::{HiddenAct, ModelConfig};
@@ -47,6 +47,7 @@ pub fn pretrain_data(config: &Config) -> PretrainDataConfig {
             Objective::None => SentenceObjective::None,
         },
         masking: masking(config),
+        order: SampleOrder::Global,
         global_batch_size: config.train.global_batch_size,
         micro_batch_size: config.train.micro_batch_size,
         validation_fraction: config.data.validation_fraction,

@@ -78,6 +78,16 @@ impl Positioned {
         }
     }
 
+    /// Reads a range in pieces and drops them.
+    fn read_through(&self, offset: u64, num_bytes: u64) -> Result<(), DataError> {
+        const PIECE_LEN: u64 = 1 << 20;
+        let end = offset + num_bytes;
+        for start in (offset..end).step_by(PIECE_LEN as usize) {
+            self.read(start, PIECE_LEN.min(end - start))?;
+        }
+        Ok(())
+    }
+
     fn read_u64s(&self, offset: u64, num: u64) -> Result<Vec<u64>, DataError> {
         let bytes = self.read(offset, num * 8)?;
         Ok(bytes.as_chunks::<8>().0.iter().map(|c| u64::from_le_bytes(*c)).collect())
@@ -178,6 +188,22 @@ impl Shard {
             bytes[(bit / 8) as usize] >> (bit % 8) & 1 == 1
         }));
         Ok(())
+    }
+
+    /// Reads all bytes about these documents in large pieces, so that they are in the page cache.
+    pub(crate) fn read_ahead(&self, documents: Range<u64>) -> Result<(), DataError> {
+        let borders = self.document_bounds(documents)?;
+        let (Some(&first), Some(&end)) = (borders.first(), borders.last()) else { return Ok(()) };
+        if first == end {
+            return Ok(());
+        }
+        self.idx.read_through(HEADER_LEN + 4 * self.num_sentences + 8 * first, 8 * (end - first))?;
+        let lengths = self.sentence_lengths(first..end)?;
+        let num_tokens: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
+        let (first_token, size) = (self.first_token(first)?, self.token_type.num_bytes());
+        self.bin.read_through(first_token * size, num_tokens * size)?;
+        let first_byte = first_token / 8;
+        self.words.read_through(first_byte, (first_token + num_tokens).div_ceil(8) - first_byte)
     }
 
     /// Refuses an index that is no index, or not the one the manifest speaks of.
