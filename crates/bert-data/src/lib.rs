@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+pub mod compat;
 mod config;
 mod corpus;
 mod describe;
