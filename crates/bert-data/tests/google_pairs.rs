@@ -1,8 +1,11 @@
 //! Google's training instances, instance by instance, on a text of our own.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail and talk in the shortest way")]
+
 use bert_data::Tokenizer;
 use bert_data::compat::google::{GoogleInstance, GoogleSettings, create_training_instances};
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 const TEXT: &str = include_str!("golden/google_pairs.txt");
 const HASHES: &str = include_str!("golden/google_pairs.hashes.txt");
@@ -56,4 +59,34 @@ fn line_ends_do_not_matter_and_bad_input_is_refused() {
     assert!(make(" \n\u{1c}\n", 64).unwrap_err().to_string().contains("a.txt"));
     assert!(make(TEXT, 4).unwrap_err().to_string().contains("max_seq_length"));
     assert!(make(TEXT, 5).unwrap().iter().all(|instance| instance.ids.len() <= 5));
+}
+
+/// Texts of others, where they are: `google-pairs/NAME.{txt,vocab.txt,jsonl}` in the material folder, the last made
+/// from the first two by `golden/google_pairs.py --instances NAME.jsonl NAME.txt NAME.vocab.txt`.
+#[test]
+fn instances_of_real_texts_are_those_of_googles_script() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../material");
+    let folder = std::env::var_os("BERT_TRAIN_MATERIAL").map_or(root, PathBuf::from).join("google-pairs");
+    let is_there = |name: &&str| folder.join(format!("{name}.jsonl")).is_file();
+    let names: Vec<&str> = ["sample", "en", "zh"].into_iter().filter(is_there).collect();
+    if names.is_empty() {
+        println!("skipped: no material for Google's pairs; make it with golden/google_pairs.py");
+    }
+    for name in names {
+        let read = |extension: &str| fs::read_to_string(folder.join(format!("{name}.{extension}"))).unwrap();
+        let vocab = folder.join(format!("{name}.vocab.txt"));
+        let tokenizer = Tokenizer::from_vocab_file(&vocab, true).unwrap();
+        let settings = GoogleSettings::default();
+        let got = create_training_instances(&read("txt"), Path::new(name), &tokenizer, &settings).unwrap();
+        let expected = read("jsonl");
+        let mut num_equal = 0;
+        for (instance, expected) in got.iter().zip(expected.lines()) {
+            let mut line = Vec::new();
+            instance.write_json(&tokenizer, &mut line).unwrap();
+            assert_eq!(String::from_utf8(line).unwrap().trim_end(), expected, "{name}, instance {num_equal}");
+            num_equal += 1;
+        }
+        println!("{name}: {num_equal} of {} instances equal", expected.lines().count());
+        assert_eq!((got.len(), num_equal), (expected.lines().count(), got.len()), "{name}");
+    }
 }

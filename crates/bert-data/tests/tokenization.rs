@@ -1,5 +1,7 @@
 //! The ids of `BertTokenizerFast` on real lines, where the material is; it is not in the repository.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail and talk in the shortest way")]
+
 use bert_data::Tokenizer;
 use std::fs;
 use std::path::{Path, PathBuf};
