@@ -16,6 +16,7 @@
 
 pub mod audit;
 mod batch;
+pub mod compat;
 mod config;
 mod corpus;
 mod describe;

@@ -91,4 +91,6 @@ pub(crate) fn check_files(dir: &Path, manifest: &Manifest, verify: Verify) -> Re
 }
 
 #[cfg(test)]
+mod megatron_tests;
+#[cfg(test)]
 mod tests;

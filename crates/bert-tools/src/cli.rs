@@ -43,6 +43,8 @@ pub enum Command {
 pub enum CorpusCommand {
     /// Counts documents, sentences and characters; with a vocabulary also tokens.
     Stats(StatsArguments),
+    /// Test tool: the masked pairs of Google's create_pretraining_data.py as JSON lines, draw by draw. Not for training.
+    GooglePairs(GooglePairsArguments),
 }
 
 #[derive(Debug, Args)]
@@ -56,6 +58,41 @@ pub struct StatsArguments {
     /// Lower-case and strip accents.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub lowercase: bool,
+}
+
+/// Defaults are those of Google's script.
+#[derive(Debug, Args)]
+pub struct GooglePairsArguments {
+    /// Text file: one sentence per line, a blank line between documents.
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// vocab.txt.
+    #[arg(long, value_name = "FILE")]
+    pub vocab: PathBuf,
+    /// The file to write: one instance per line.
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Lower-case and strip accents.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub lowercase: bool,
+    /// Longest instance in tokens.
+    #[arg(long, default_value_t = 128)]
+    pub max_seq_length: usize,
+    /// How many times each document is gone through.
+    #[arg(long, default_value_t = 10)]
+    pub dupe_factor: usize,
+    /// Share of passes over a document that aim at a shorter length.
+    #[arg(long, default_value_t = 0.1)]
+    pub short_seq_prob: f64,
+    /// Share of tokens to predict.
+    #[arg(long, default_value_t = 0.15)]
+    pub masked_lm_prob: f64,
+    /// The most tokens to predict in one instance.
+    #[arg(long, default_value_t = 20)]
+    pub max_predictions_per_seq: usize,
+    /// Seed of Python's generator.
+    #[arg(long, default_value_t = 12345)]
+    pub seed: u64,
 }
 
 #[derive(Debug, Subcommand)]

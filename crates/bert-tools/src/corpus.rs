@@ -1,4 +1,4 @@
-//! `bert corpus stats`: what a text consists of.
+//! `bert corpus`: what a text consists of.
 //!
 //! Owns counting; reading text and tokens is the business of bert-data.
 
@@ -11,6 +11,7 @@ use bert_data::{
 
 use crate::{
     cli::{CorpusCommand, StatsArguments},
+    google_pairs,
     table::{megabytes, percent, row, thousands},
 };
 
@@ -29,12 +30,19 @@ struct Counts {
 ///
 /// # Errors
 ///
-/// What bert-data refuses: no text, text that is not UTF-8, a vocabulary without its special tokens.
+/// What bert-data refuses: no text, text that is not UTF-8, a vocabulary without its special tokens; an output
+/// that cannot be written.
 pub fn run(command: CorpusCommand) -> anyhow::Result<()> {
-    let CorpusCommand::Stats(arguments) = command;
+    match command {
+        CorpusCommand::Stats(arguments) => stats(&arguments),
+        CorpusCommand::GooglePairs(arguments) => google_pairs::run(&arguments),
+    }
+}
+
+fn stats(arguments: &StatsArguments) -> anyhow::Result<()> {
     let paths: Vec<PathBuf> = arguments.input.iter().map(PathBuf::from).collect();
     let sources = TextSources::list(&paths)?;
-    let tokenizer = open_tokenizer(&arguments)?;
+    let tokenizer = open_tokenizer(arguments)?;
     let counts = count(&sources, tokenizer.as_ref())?;
     row("files", thousands(sources.files().len() as u64));
     row("size", megabytes(sources.num_bytes()));

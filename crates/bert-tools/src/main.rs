@@ -9,6 +9,7 @@ mod cli;
 mod corpus;
 mod failure;
 mod fill_mask;
+mod google_pairs;
 mod held_out;
 mod predict;
 mod report;

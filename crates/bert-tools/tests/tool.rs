@@ -149,6 +149,23 @@ fn corpus_stats_counts_documents_sentences_and_unknown_tokens() {
 }
 
 #[test]
+fn google_pairs_writes_an_instance_per_line() {
+    let dir = folder_with_vocabulary();
+    let pairs =
+        ["corpus", "google-pairs", "--input", "text.txt", "--vocab", "vocab.txt", "--output", "pairs.jsonl"];
+    let printed = succeeds(dir.path(), &pairs);
+    let lines = fs::read_to_string(dir.path().join("pairs.jsonl")).unwrap();
+    assert!(printed.contains(&format!("{} instances", lines.lines().count())), "{printed}");
+    assert!(lines.lines().all(|line| line.starts_with("{\"tokens\": [\"[CLS]\", ")), "{lines}");
+    fails(
+        dir.path(),
+        &[&pairs[..], &["--max-seq-length", "4"]].concat(),
+        2,
+        &["max_seq_length", "at least 5"],
+    );
+}
+
+#[test]
 fn shards_are_built_once_and_are_those_of_the_configuration() {
     let dir = folder_with_vocabulary();
     assert!(succeeds(dir.path(), &BUILD).starts_with("built"));
