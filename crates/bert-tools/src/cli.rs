@@ -28,7 +28,7 @@ pub enum Command {
     /// Token shards.
     #[command(subcommand)]
     Shards(ShardsCommand),
-    /// Guesses for [MASK] in a text.
+    /// Guesses for `[MASK]` in a text.
     FillMask(FillMaskArguments),
     /// Checkpoints of a run.
     #[command(subcommand)]
@@ -149,13 +149,13 @@ pub struct FillMaskArguments {
     /// Lower-case and strip accents; unless given, what the folder's tokenizer_config.json says.
     #[arg(long, value_name = "true|false")]
     pub lowercase: Option<bool>,
-    /// Guesses to print for each [MASK].
+    /// Guesses to print for each `[MASK]`.
     #[arg(long, default_value_t = 5)]
     pub top: usize,
     /// Instead of a text: this many sentences that the run has never trained on, with one token masked in each.
     #[arg(long, value_name = "N", requires = "run", conflicts_with = "text")]
     pub held_out: Option<usize>,
-    /// Text with [MASK] in it; may be repeated.
+    /// Text with `[MASK]` in it; may be repeated.
     #[arg(required_unless_present = "held_out")]
     pub text: Vec<String>,
 }
