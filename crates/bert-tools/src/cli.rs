@@ -48,7 +48,7 @@ pub struct StatsArguments {
     /// Text file, folder or glob; may be repeated.
     #[arg(long, required = true, value_name = "PATH")]
     pub input: Vec<String>,
-    /// vocab.txt or tokenizer.json: also counts tokens and [UNK].
+    /// vocab.txt or tokenizer.json: also counts tokens and `[UNK]`.
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
     /// Lower-case and strip accents.
