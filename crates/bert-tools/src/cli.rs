@@ -30,7 +30,7 @@ pub enum Command {
     Shards(ShardsCommand),
     /// What the training samples of a configuration really are, beside what is asked for; exit code 3 if it is not sound.
     Audit(AuditArguments),
-    /// Guesses for [MASK] in a text.
+    /// Guesses for `[MASK]` in a text.
     FillMask(FillMaskArguments),
     /// Checkpoints of a run.
     #[command(subcommand)]
@@ -52,7 +52,7 @@ pub struct StatsArguments {
     /// Text file, folder or glob; may be repeated.
     #[arg(long, required = true, value_name = "PATH")]
     pub input: Vec<String>,
-    /// vocab.txt or tokenizer.json: also counts tokens and [UNK].
+    /// vocab.txt or tokenizer.json: also counts tokens and `[UNK]`.
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
     /// Lower-case and strip accents.
@@ -204,13 +204,13 @@ pub struct FillMaskArguments {
     /// Lower-case and strip accents; unless given, what the folder's tokenizer_config.json says.
     #[arg(long, value_name = "true|false")]
     pub lowercase: Option<bool>,
-    /// Guesses to print for each [MASK].
+    /// Guesses to print for each `[MASK]`.
     #[arg(long, default_value_t = 5)]
     pub top: usize,
     /// Instead of a text: this many sentences that the run has never trained on, with one token masked in each.
     #[arg(long, value_name = "N", requires = "run", conflicts_with = "text")]
     pub held_out: Option<usize>,
-    /// Text with [MASK] in it; may be repeated.
+    /// Text with `[MASK]` in it; may be repeated.
     #[arg(required_unless_present = "held_out")]
     pub text: Vec<String>,
 }

@@ -1,6 +1,6 @@
 //! Starting the ranks: one process of a launcher, one process alone, or threads of this process.
 //!
-//! Owns the way into a [`Session`](crate::session::Session) and back. Never prints.
+//! Owns the way into a [`Session`] and back. Never prints.
 
 use std::{env, thread, time::Duration};
 

@@ -1,6 +1,6 @@
 //! The configuration file: its sections, as the user writes them.
 //!
-//! Owns the TOML form and nothing else: reading and overriding is in [`load`], the rules between keys in
+//! Owns the TOML form and nothing else: reading and overriding is in [`load`](mod@load), the rules between keys in
 //! [`check`], what counts as the same run in [`fingerprint`]. No key that changes numbers has a default
 //! here: the files in `configs/` state every value with its source.
 
