@@ -3,6 +3,7 @@
 //! Owns the way from the command line to a command, and from an error to one message and an exit code. What a
 //! command does is the business of its module, and of the library crate behind it. Changes no run folder.
 
+mod build_progress;
 mod checkpoint;
 mod cli;
 mod corpus;
