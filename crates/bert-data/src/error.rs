@@ -40,7 +40,9 @@ pub enum DataError {
         expected: &'static str,
     },
     /// A source of text has a format that is not read.
-    #[error("cannot read `{path}`: expected plain text with one sentence per line, got a .{extension} file")]
+    #[error(
+        "cannot read `{path}`: expected text with one sentence per line, .jsonl or .parquet, got a .{extension} file"
+    )]
     UnsupportedText {
         /// The file.
         path: PathBuf,
@@ -60,6 +62,18 @@ pub enum DataError {
         path: PathBuf,
         /// Offset of the first invalid byte in the file.
         byte: u64,
+    },
+    /// A file of text is not what its name says, or holds something else than text.
+    #[error("cannot read the text of `{path}` at {place}: expected {expected}, got {got}")]
+    BadText {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file.
+        place: String,
+        /// What was expected there.
+        expected: String,
+        /// What was found.
+        got: String,
     },
     /// One line of text is too long to be a sentence.
     #[error("`{path}`: the line at byte {byte} is longer than {limit} bytes; put one sentence on a line")]
@@ -194,7 +208,9 @@ impl DataError {
             | E::Config { .. }
             | E::TooFewDocuments { .. }
             | E::NoSamples { .. } => DataErrorKind::Config,
-            E::InvalidUtf8 { .. } | E::Damaged { .. } | E::Stale { .. } => DataErrorKind::Damaged,
+            E::InvalidUtf8 { .. } | E::BadText { .. } | E::Damaged { .. } | E::Stale { .. } => {
+                DataErrorKind::Damaged
+            }
             E::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => DataErrorKind::Config,
             E::Io { .. } | E::Tokenizer { .. } | E::Worker { .. } | E::Stopped { .. } => DataErrorKind::Other,
         }

@@ -8,8 +8,9 @@
 //!       plans/               counts of sample plans; a cache that training writes and anybody may delete
 //! ```
 //! One sequence of the format is one sentence. A folder of shards is complete or it is not there: everything
-//! is written to `<dir>.building` and renamed at the end. Building is shared by blocks of text
-//! ([`BuildShare`]); the result does not depend on the number of shares or threads.
+//! is written to `<dir>.building` and renamed at the end. A build that was killed goes on after the last shard it
+//! had finished. Building is shared by blocks of text ([`BuildShare`]); the result does not depend on the number of
+//! shares or threads.
 //!
 //! One process calls [`prepare`]. Ranks that share a file system: one calls [`status`] and tells the others;
 //! if there is something to build, all call [`build`] with their share; when all are done one calls
@@ -21,7 +22,8 @@ mod manifest;
 mod write;
 
 pub use build::{
-    BuildReport, BuildShare, BuildStatus, ShardBuildRequest, WhenStale, build, finish, prepare, status,
+    BuildProgress, BuildReport, BuildShare, BuildStatus, ShardBuildRequest, WhenStale, build, build_watched,
+    finish, prepare, prepare_watched, status,
 };
 pub use manifest::{Counts, Manifest, ShardRecord, SourceRecord};
 
@@ -63,7 +65,12 @@ pub(crate) fn token_type(vocab_size: u64) -> indexed::TokenType {
 
 /// Compares the files with the manifest; the first damaged file in order is reported.
 pub(crate) fn check_files(dir: &Path, manifest: &Manifest, verify: Verify) -> Result<(), DataError> {
-    let files: Vec<_> = manifest.shards.iter().flat_map(ShardRecord::files).collect();
+    check_records(dir, &manifest.shards, verify)
+}
+
+/// Compares the files of shards with their records.
+fn check_records(dir: &Path, shards: &[ShardRecord], verify: Verify) -> Result<(), DataError> {
+    let files: Vec<_> = shards.iter().flat_map(ShardRecord::files).collect();
     let check = |(name, record): &(String, &crate::FileRecord)| -> Result<(), DataError> {
         let path = dir.join(name);
         let num_bytes = match std::fs::metadata(&path) {

@@ -48,6 +48,7 @@ pub(crate) fn corpus_of(dir: &tempfile::TempDir, text: &str) -> Arc<Corpus> {
         dir: dir.path().join("shards"),
         shard_text_bytes: 100_000,
         when_stale: WhenStale::Rebuild,
+        strict: true,
     };
     prepare(&request).unwrap();
     Arc::new(Corpus::open(&request.dir, Verify::Hashes).unwrap())

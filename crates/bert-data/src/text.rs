@@ -1,18 +1,29 @@
-//! Plain text as a corpus: which files, where documents end, one line after the other.
+//! Text as a corpus: which files, where documents end, one sentence after the other.
 //!
-//! One sentence per line, a blank line ends a document, the end of a file too. Files are streamed: nothing
-//! here holds more than a line. Tokens are the business of [`crate::tokenizer`].
+//! ```text
+//! .txt       one sentence per line, a blank line ends a document, the end of a file too
+//! .jsonl     one document per line, in the field `text`      } cut into sentences
+//! .parquet   one document per row, in the column `text`      } by rules
+//! ```
+//! The first two may be packed (.gz, .zst). Files are streamed: nothing here holds more than a line or a
+//! document. Tokens are the business of [`crate::tokenizer`].
 
+mod format;
+mod json;
+mod open;
+mod parquet;
+mod reader;
+mod sentences;
 mod sources;
 
+pub use format::{TextFormat, TextLayout, TextPacking};
+pub use reader::{InvalidByte, InvalidText, MAX_LINE_BYTES, MAX_ROW_BYTES, TextLine, TextReader};
+pub use sentences::sentences;
 pub use sources::{TextFile, TextSources};
 
 use crate::error::DataError;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
-
-/// The longest line accepted, in bytes. A line is a sentence; a file without line ends is a mistake.
-pub const MAX_LINE_BYTES: u64 = 16 << 20;
 
 /// Bytes `start..end` of one text file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +39,8 @@ pub struct TextSpan {
 /// A run of whole documents: the unit in which the building of shards is shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextBlock {
-    /// Consecutive stretches of text; every stretch begins and ends at a document border.
+    /// Consecutive stretches of text; every stretch begins and ends at a document border. A file that cannot
+    /// be cut is a block of its own, whatever its size.
     pub spans: Vec<TextSpan>,
 }
 
@@ -47,6 +59,18 @@ impl TextSources {
         let mut spans: Vec<TextSpan> = Vec::new();
         let mut room = block_bytes;
         for (file_idx, file) in self.files().iter().enumerate() {
+            if !file.format.can_be_cut() {
+                if !spans.is_empty() {
+                    blocks.push(TextBlock { spans: std::mem::take(&mut spans) });
+                    room = block_bytes;
+                }
+                if file.num_bytes > 0 {
+                    blocks.push(TextBlock {
+                        spans: vec![TextSpan { file_idx, start: 0, end: file.num_bytes }],
+                    });
+                }
+                continue;
+            }
             let mut start = 0;
             while start < file.num_bytes {
                 let wanted = start.saturating_add(room);
@@ -70,6 +94,11 @@ impl TextSources {
         Ok(blocks)
     }
 
+    /// Whether the block is a file that cannot be cut, and may hold any amount of text.
+    pub fn is_whole_file(&self, block: &TextBlock) -> bool {
+        block.spans.iter().any(|span| !self.files()[span.file_idx].format.can_be_cut())
+    }
+
     /// BLAKE3 over the raw bytes of a block, its spans' lengths included.
     ///
     /// # Errors
@@ -90,109 +119,8 @@ impl TextSources {
     }
 }
 
-/// One step through a block of text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TextLine {
-    /// A line that is not blank, without its line end and outer white space.
-    Sentence(String),
-    /// The end of a document that had at least one line.
-    DocumentEnd,
-}
-
-/// Streams the lines of one block.
-pub struct TextReader<'a> {
-    sources: &'a TextSources,
-    spans: std::vec::IntoIter<TextSpan>,
-    open: Option<OpenSpan>,
-    in_document: bool,
-    line: Vec<u8>,
-}
-
-/// The span that is being read, and where in its file.
-struct OpenSpan {
-    file_idx: usize,
-    offset: u64,
-    reader: BufReader<std::io::Take<File>>,
-}
-
-impl<'a> TextReader<'a> {
-    /// Starts at the first line of the block.
-    pub fn new(sources: &'a TextSources, block: &TextBlock) -> Self {
-        Self {
-            sources,
-            spans: block.spans.clone().into_iter(),
-            open: None,
-            in_document: false,
-            line: Vec::new(),
-        }
-    }
-
-    /// The next sentence or document end; `None` at the end of the block.
-    ///
-    /// # Errors
-    ///
-    /// [`DataError::InvalidUtf8`] names the file and the byte; [`DataError::LineTooLong`]; [`DataError::Io`].
-    pub fn next_line(&mut self) -> Result<Option<TextLine>, DataError> {
-        loop {
-            if self.open.is_none() && !self.open_next()? {
-                return Ok(None);
-            }
-            let Some(sentence) = self.read_line()? else {
-                self.open = None;
-                if std::mem::take(&mut self.in_document) {
-                    return Ok(Some(TextLine::DocumentEnd));
-                }
-                continue;
-            };
-            if !sentence.is_empty() {
-                self.in_document = true;
-                return Ok(Some(TextLine::Sentence(sentence)));
-            }
-            if std::mem::take(&mut self.in_document) {
-                return Ok(Some(TextLine::DocumentEnd));
-            }
-        }
-    }
-
-    /// Opens the next span of the block; false if there is none.
-    fn open_next(&mut self) -> Result<bool, DataError> {
-        let Some(span) = self.spans.next() else { return Ok(false) };
-        let path = &self.sources.files()[span.file_idx].path;
-        let mut file = File::open(path).map_err(DataError::io("open text", path))?;
-        file.seek(SeekFrom::Start(span.start)).map_err(DataError::io("seek in text", path))?;
-        let reader = BufReader::with_capacity(1 << 17, file.take(span.end - span.start));
-        self.open = Some(OpenSpan { file_idx: span.file_idx, offset: span.start, reader });
-        Ok(true)
-    }
-
-    /// Reads one line, trimmed; `None` at the end of the span. A blank line is an empty string.
-    fn read_line(&mut self) -> Result<Option<String>, DataError> {
-        let Some(open) = self.open.as_mut() else { return Ok(None) };
-        let path = &self.sources.files()[open.file_idx].path;
-        self.line.clear();
-        let mut limited = (&mut open.reader).take(MAX_LINE_BYTES + 1);
-        let got = limited.read_until(b'\n', &mut self.line).map_err(DataError::io("read text", path))? as u64;
-        if got > MAX_LINE_BYTES {
-            return Err(DataError::LineTooLong {
-                path: path.clone(),
-                byte: open.offset,
-                limit: MAX_LINE_BYTES,
-            });
-        }
-        if got == 0 {
-            return Ok(None);
-        }
-        let line = std::str::from_utf8(&self.line).map_err(|e| DataError::InvalidUtf8 {
-            path: path.clone(),
-            byte: open.offset + e.valid_up_to() as u64,
-        })?;
-        let line = if open.offset == 0 { line.strip_prefix('\u{feff}').unwrap_or(line) } else { line };
-        open.offset += got;
-        Ok(Some(line.trim().to_owned()))
-    }
-}
-
-/// The first document border at or after byte `offset`: the byte after a blank line, or the end of the file.
+/// The first document border at or after byte `offset`: the byte after a blank line (after any line where each
+/// line is a document), or the end of the file.
 fn next_document_border(file: &TextFile, offset: u64) -> Result<u64, DataError> {
     let path = &file.path;
     let failed = |e| DataError::io("read text", path)(e);
@@ -202,6 +130,9 @@ fn next_document_border(file: &TextFile, offset: u64) -> Result<u64, DataError> 
     handle.seek(SeekFrom::Start(start)).map_err(failed)?;
     let mut reader = BufReader::new(handle);
     let mut position = start + skip_line(&mut reader).map_err(failed)?;
+    if file.format.layout == TextLayout::JsonRows {
+        return Ok(position.min(file.num_bytes));
+    }
     let mut line = Vec::new();
     loop {
         line.clear();

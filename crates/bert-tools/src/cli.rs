@@ -49,7 +49,7 @@ pub enum CorpusCommand {
 
 #[derive(Debug, Args)]
 pub struct StatsArguments {
-    /// Text file, folder or glob; may be repeated.
+    /// Text (.txt, .jsonl, .parquet; the first two also .gz or .zst), folder or glob; may be repeated.
     #[arg(long, required = true, value_name = "PATH")]
     pub input: Vec<String>,
     /// vocab.txt or tokenizer.json: also counts tokens and `[UNK]`.
@@ -103,7 +103,7 @@ pub enum VocabCommand {
 
 #[derive(Debug, Args)]
 pub struct VocabTrainArguments {
-    /// Text file, folder or glob; may be repeated.
+    /// Text (.txt, .jsonl, .parquet; the first two also .gz or .zst), folder or glob; may be repeated.
     #[arg(long, required = true, value_name = "PATH")]
     pub input: Vec<String>,
     /// The file to write.
@@ -139,7 +139,7 @@ pub struct ShardsBuildArguments {
     /// Replaces a value of the configuration; may be repeated.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE", requires = "config")]
     pub overrides: Vec<String>,
-    /// Text file, folder or glob; may be repeated.
+    /// Text (.txt, .jsonl, .parquet; the first two also .gz or .zst), folder or glob; may be repeated.
     #[arg(long, value_name = "PATH", required_unless_present = "config")]
     pub input: Vec<String>,
     /// The shard folder to write.
@@ -160,6 +160,9 @@ pub struct ShardsBuildArguments {
     /// Words that the Chinese segmenter keeps whole, one a line.
     #[arg(long, value_name = "FILE")]
     pub lexicon: Option<PathBuf>,
+    /// Refuses text that is not UTF-8, as bert-train does, instead of replacing bytes and counting their lines.
+    #[arg(long, conflicts_with = "config")]
+    pub strict: bool,
 }
 
 /// Value of `--language`.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use bert_data::{
     Tokenizer,
-    text::{TextLine, TextReader, TextSources},
+    text::{InvalidText, TextLine, TextReader, TextSources},
 };
 
 use crate::{
@@ -24,14 +24,16 @@ struct Counts {
     longest_sentence_chars: u64,
     num_tokens: u64,
     num_unknown: u64,
+    num_text_bytes: u64,
+    invalid: InvalidText,
 }
 
 /// Runs the command.
 ///
 /// # Errors
 ///
-/// What bert-data refuses: no text, text that is not UTF-8, a vocabulary without its special tokens; an output
-/// that cannot be written.
+/// What bert-data refuses: no text, a file that is not what its name says, a vocabulary without its special tokens; an
+/// output that cannot be written.
 pub fn run(command: CorpusCommand) -> anyhow::Result<()> {
     match command {
         CorpusCommand::Stats(arguments) => stats(&arguments),
@@ -46,10 +48,18 @@ fn stats(arguments: &StatsArguments) -> anyhow::Result<()> {
     let counts = count(&sources, tokenizer.as_ref())?;
     row("files", thousands(sources.files().len() as u64));
     row("size", megabytes(sources.num_bytes()));
+    row("text", megabytes(counts.num_text_bytes));
     row("documents", thousands(counts.num_documents));
     row("sentences", thousands(counts.num_sentences));
     row("characters", thousands(counts.num_chars));
     row("longest sentence", format!("{} characters", thousands(counts.longest_sentence_chars)));
+    if let Some(first) = counts.invalid.first {
+        let (num_lines, path) = (thousands(counts.invalid.num_lines), &sources.files()[first.file_idx].path);
+        row(
+            "not UTF-8",
+            format!("{num_lines} lines; the first at byte {} of {}", first.byte, path.display()),
+        );
+    }
     if tokenizer.is_some() {
         let unknown_share = counts.num_unknown as f64 / counts.num_tokens.max(1) as f64;
         row("tokens", thousands(counts.num_tokens));
@@ -66,13 +76,17 @@ fn open_tokenizer(arguments: &StatsArguments) -> anyhow::Result<Option<Tokenizer
 fn count(sources: &TextSources, tokenizer: Option<&Tokenizer>) -> anyhow::Result<Counts> {
     let mut counts = Counts::default();
     for block in sources.blocks(u64::MAX)? {
-        let mut reader = TextReader::new(sources, &block);
+        let mut reader = TextReader::new(sources, &block).replacing_invalid();
         while let Some(text) = reader.next_line()? {
             match text {
                 TextLine::DocumentEnd => counts.num_documents += 1,
                 TextLine::Sentence(sentence) => count_sentence(&mut counts, &sentence, tokenizer)?,
             }
         }
+        counts.num_text_bytes += reader.num_text_bytes();
+        let invalid = reader.take_invalid();
+        counts.invalid.num_lines += invalid.num_lines;
+        counts.invalid.first = counts.invalid.first.or(invalid.first);
     }
     Ok(counts)
 }

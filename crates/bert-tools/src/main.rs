@@ -4,6 +4,7 @@
 //! command does is the business of its module, and of the library crate behind it. Changes no run folder.
 
 mod audit;
+mod build_progress;
 mod checkpoint;
 mod cli;
 mod corpus;

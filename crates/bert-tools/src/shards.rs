@@ -14,6 +14,7 @@ use bert_data::{
 use bert_train::{config, data_settings::shard_request};
 
 use crate::{
+    build_progress::BuildScreen,
     cli::{LanguageName, ShardsBuildArguments, ShardsCommand},
     failure::ToolError,
     table::{line, percent, row, thousands},
@@ -45,9 +46,15 @@ fn build(arguments: ShardsBuildArguments) -> anyhow::Result<()> {
         request.when_stale = WhenStale::Rebuild;
     }
     let was_ready = matches!(shards::status(&request)?, BuildStatus::Ready(_));
-    let manifest = shards::prepare(&request)?;
+    let mut screen = BuildScreen::new();
+    let manifest = shards::prepare_watched(&request, &mut |progress| screen.show(progress));
+    let speed = screen.finish();
+    let manifest = manifest?;
     line(format!("{}: {}", if was_ready { "already there" } else { "built" }, request.dir.display()));
     describe(&manifest);
+    if let Some(speed) = speed {
+        row("speed", speed);
+    }
     Ok(())
 }
 
@@ -78,6 +85,7 @@ fn request_of_arguments(arguments: &ShardsBuildArguments) -> anyhow::Result<Shar
         dir: dir.clone(),
         shard_text_bytes: arguments.shard_mib << 20,
         when_stale: WhenStale::Refuse,
+        strict: arguments.strict,
     })
 }
 
@@ -89,5 +97,9 @@ fn describe(manifest: &Manifest) {
     row("sentences", thousands(counts.num_sentences));
     row("tokens", thousands(counts.num_tokens));
     row("[UNK]", format!("{} ({})", thousands(counts.num_unknown), share(counts.num_unknown)));
+    if let Some((path, byte)) = manifest.first_invalid() {
+        let num_lines = thousands(counts.num_invalid_lines);
+        row("not UTF-8", format!("{num_lines} lines, bytes replaced; the first at byte {byte} of {path}"));
+    }
     row("fingerprint", &manifest.fingerprint);
 }

@@ -32,6 +32,7 @@ pub fn shard_request(config: &Config, tokenizer: &Arc<Tokenizer>) -> ShardBuildR
         dir: config.data.shards.clone(),
         shard_text_bytes: SHARD_TEXT_BYTES,
         when_stale: WhenStale::Refuse,
+        strict: true,
     }
 }
 

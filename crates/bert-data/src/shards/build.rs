@@ -1,29 +1,29 @@
 //! Building shards from text: in shares, in parallel, in bounded memory, finished by one rename.
 //!
-//! Block `b` of the text becomes shard `b`; share `i` of `n` builds the blocks with `b % n == i`. Lines are
-//! encoded in parallel and written in order. Memory per process: a batch of lines with its tokens, and 12
-//! bytes per sentence of the shard that is being written.
+//! Block `b` of the text becomes shard `b`, or a run of shards if it is a file that cannot be cut; share `i` of `n`
+//! builds the blocks with `b % n == i`. Lines are encoded in parallel and written in order. Memory per process: two
+//! batches of lines with their tokens, one document, and 12 bytes per sentence of the shard that is being written.
 //!
 //! A finished build is reused if text (content and order, not paths), tokenizer, language, lexicon and shard
 //! size are what is asked for. Otherwise the answer is an error by default: silently other data would make a
 //! resumed run another run. [`WhenStale::Rebuild`] replaces the old shards instead.
 
-use super::indexed::TokenType;
+mod block;
+
 use super::manifest::{Counts, MANIFEST_NAME, Manifest, ShardRecord, SourceRecord, json_error};
-use super::write::ShardWriter;
 use crate::error::DataError;
 use crate::files::{parent_of, sync_folder, write_atomically};
-use crate::text::{TextBlock, TextLine, TextReader, TextSources};
-use crate::tokenizer::{EncodedLine, Tokenizer};
+use crate::text::{TextBlock, TextSources};
+use crate::tokenizer::Tokenizer;
 use crate::words::{Language, WordSegmenter};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Text that is encoded at a time, in bytes.
-const BATCH_BYTES: usize = 1 << 20;
+use block::{BlockBuild, BlockRecord, Watch};
 
 /// What to do with finished shards that were built from something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub enum WhenStale {
 /// From what, how and where to build shards.
 #[derive(Clone, Debug)]
 pub struct ShardBuildRequest {
-    /// Text files, folders and patterns.
+    /// Files of text, folders and patterns.
     pub sources: Vec<PathBuf>,
     /// Turns lines into ids.
     pub tokenizer: Arc<Tokenizer>,
@@ -47,11 +47,13 @@ pub struct ShardBuildRequest {
     pub lexicon: Option<PathBuf>,
     /// The folder to make.
     pub dir: PathBuf,
-    /// Text per shard, in bytes; bounds the tokens of a shard, since a token takes at least one byte. A
+    /// Text per shard, in bytes, unpacked; bounds the tokens of a shard, since a token takes at least one byte. A
     /// longer document makes its shard longer.
     pub shard_text_bytes: u64,
     /// What to do with shards that do not fit the request.
     pub when_stale: WhenStale,
+    /// Whether a byte that is not UTF-8 is an error. Otherwise it is replaced by U+FFFD, and its line counted.
+    pub strict: bool,
 }
 
 /// Which part of the building this process does.
@@ -71,10 +73,25 @@ impl BuildShare {
 /// What one share has built.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BuildReport {
-    /// Shards written by this share.
+    /// Shards of this share.
     pub num_shards: usize,
+    /// Those of them that an earlier build had finished.
+    pub num_reused_shards: usize,
     /// Their sizes.
     pub counts: Counts,
+}
+
+/// How far a share is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BuildProgress {
+    /// Bytes of the files that this share has to read.
+    pub num_bytes: u64,
+    /// Those that are read and encoded, or were so before.
+    pub num_bytes_done: u64,
+    /// Those among them whose shards an earlier build had finished.
+    pub num_bytes_reused: u64,
+    /// Bytes of unpacked text encoded by this build.
+    pub num_text_bytes_encoded: u64,
 }
 
 /// Whether shards have to be built.
@@ -99,7 +116,7 @@ pub enum BuildStatus {
 #[derive(Serialize, Deserialize)]
 struct Part {
     plan: String,
-    shards: Vec<ShardRecord>,
+    blocks: Vec<BlockRecord>,
 }
 
 /// Everything that is known before a byte of text is encoded.
@@ -120,9 +137,12 @@ impl BuildPlan {
         let blocks = sources.blocks(request.shard_text_bytes)?;
         let segmenter = WordSegmenter::new(request.language, request.lexicon.as_deref())?;
         let description = format!(
-            "{:?} {:?} {} {:?} {:?}",
+            "{} {:?} {:?} {} {} {} {:?} {:?}",
+            env!("CARGO_PKG_VERSION"),
             sources.files(),
             blocks,
+            request.shard_text_bytes,
+            request.strict,
             request.tokenizer.fingerprint(),
             segmenter.language(),
             segmenter.lexicon_fingerprint()
@@ -167,6 +187,13 @@ pub fn status(request: &ShardBuildRequest) -> Result<BuildStatus, DataError> {
         ),
         ("shard size", text(request.shard_text_bytes), text(manifest.shard_text_bytes)),
     ];
+    if request.strict {
+        pairs.push((
+            "number of invalid lines",
+            "0".to_owned(),
+            manifest.counts.num_invalid_lines.to_string(),
+        ));
+    }
     if pairs.iter().all(|(_, expected, got)| expected == got) {
         let sources = TextSources::list(&request.sources)?;
         let blocks = sources.blocks(request.shard_text_bytes)?;
@@ -181,35 +208,53 @@ pub fn status(request: &ShardBuildRequest) -> Result<BuildStatus, DataError> {
     }
 }
 
-/// Builds this share's shards into `<dir>.building`. Every share must call it before one of them calls
-/// [`finish`].
+/// Builds this share's shards into `<dir>.building`, keeping those that an earlier build of the same text and
+/// settings has finished there. Every share must call it before one of them calls [`finish`].
 ///
 /// # Errors
 ///
 /// Those of reading text and tokenizing; [`DataError::Io`]; [`DataError::Config`] for an impossible share.
 pub fn build(request: &ShardBuildRequest, share: BuildShare) -> Result<BuildReport, DataError> {
+    build_watched(request, share, &mut |_| {})
+}
+
+/// [`build`] that tells how far it is after about every megabyte of text.
+///
+/// # Errors
+///
+/// Those of [`build`].
+pub fn build_watched(
+    request: &ShardBuildRequest,
+    share: BuildShare,
+    report: &mut dyn FnMut(&BuildProgress),
+) -> Result<BuildReport, DataError> {
     if share.index >= share.count {
         let got = format!("share {} of {}", share.index, share.count);
         return Err(DataError::config("build share", "an index below the number of shares", got));
     }
     let plan = BuildPlan::new(request)?;
-    let folder = building_folder(&request.dir);
-    fs::create_dir_all(&folder).map_err(DataError::io("create folder", &folder))?;
+    let folder = &building_folder(&request.dir);
+    fs::create_dir_all(folder).map_err(DataError::io("create folder", folder))?;
     let part_path = folder.join(part_name(share));
     if part_path.exists() {
         fs::remove_file(&part_path).map_err(DataError::io("remove", &part_path))?;
     }
-    let mut report = BuildReport::default();
-    let mut shards = Vec::new();
-    for block_idx in (share.index..plan.blocks.len()).step_by(share.count) {
-        let record = build_shard(request, &plan, block_idx, &folder)?;
-        report.num_shards += 1;
-        report.counts.add(&record.counts);
-        shards.push(record);
+    let own = || (share.index..plan.blocks.len()).step_by(share.count);
+    let spans = own().flat_map(|block_idx| &plan.blocks[block_idx].spans);
+    let num_bytes = spans.map(|span| span.end - span.start).sum();
+    let mut watch = Watch { progress: BuildProgress { num_bytes, ..BuildProgress::default() }, report };
+    let mut result = BuildReport::default();
+    let mut blocks = Vec::new();
+    for block_idx in own() {
+        let (block, num_kept) = BlockBuild { request, plan: &plan, folder, block_idx }.run(&mut watch)?;
+        result.num_shards += block.shards.len();
+        result.num_reused_shards += num_kept;
+        block.shards.iter().for_each(|shard| result.counts.add(&shard.counts));
+        blocks.push(block);
     }
-    let json = serde_json::to_vec(&Part { plan: plan.id, shards }).map_err(|e| json_error(&part_path, &e))?;
+    let json = serde_json::to_vec(&Part { plan: plan.id, blocks }).map_err(|e| json_error(&part_path, &e))?;
     write_atomically(&part_path, &json)?;
-    Ok(report)
+    Ok(result)
 }
 
 /// Joins what all shares have built: writes the manifest and renames `<dir>.building` to `<dir>`. One process
@@ -222,7 +267,7 @@ pub fn build(request: &ShardBuildRequest, share: BuildShare) -> Result<BuildRepo
 pub fn finish(request: &ShardBuildRequest, num_shares: usize) -> Result<Manifest, DataError> {
     let plan = BuildPlan::new(request)?;
     let folder = building_folder(&request.dir);
-    let mut shards = Vec::new();
+    let mut blocks = Vec::new();
     for index in 0..num_shares {
         let path = folder.join(part_name(BuildShare { index, count: num_shares }));
         let bytes = fs::read(&path).map_err(DataError::io("read the result of a share", &path))?;
@@ -230,14 +275,14 @@ pub fn finish(request: &ShardBuildRequest, num_shares: usize) -> Result<Manifest
         if part.plan != plan.id {
             return Err(DataError::damaged(&path, "build plan", &plan.id, part.plan));
         }
-        shards.extend(part.shards);
+        blocks.extend(part.blocks);
         fs::remove_file(&path).map_err(DataError::io("remove", &path))?;
     }
-    shards.sort_by(|a, b| a.name.cmp(&b.name));
-    if shards.len() != plan.blocks.len() {
-        return Err(DataError::damaged(&folder, "shards", plan.blocks.len(), shards.len()));
+    blocks.sort_by_key(|block| block.block_idx);
+    if blocks.len() != plan.blocks.len() {
+        return Err(DataError::damaged(&folder, "blocks of text", plan.blocks.len(), blocks.len()));
     }
-    let mut manifest = manifest_of(request, &plan, shards);
+    let mut manifest = manifest_of(request, &plan, blocks);
     if manifest.counts.num_tokens == 0 {
         let names: Vec<String> = request.sources.iter().map(|s| format!("`{}`", s.display())).collect();
         return Err(DataError::EmptyCorpus { got: names.join(", ") });
@@ -255,6 +300,18 @@ pub fn finish(request: &ShardBuildRequest, num_shares: usize) -> Result<Manifest
 /// [`DataError::Stale`] if there are shards of something else and the request refuses them; those of
 /// [`status`], [`build`] and [`finish`].
 pub fn prepare(request: &ShardBuildRequest) -> Result<Manifest, DataError> {
+    prepare_watched(request, &mut |_| {})
+}
+
+/// [`prepare`] that tells how far it is, if there is something to build.
+///
+/// # Errors
+///
+/// Those of [`prepare`].
+pub fn prepare_watched(
+    request: &ShardBuildRequest,
+    report: &mut dyn FnMut(&BuildProgress),
+) -> Result<Manifest, DataError> {
     match status(request)? {
         BuildStatus::Ready(manifest) => return Ok(*manifest),
         BuildStatus::Stale { what, expected, got } if request.when_stale == WhenStale::Refuse => {
@@ -262,68 +319,14 @@ pub fn prepare(request: &ShardBuildRequest) -> Result<Manifest, DataError> {
         }
         BuildStatus::Stale { .. } | BuildStatus::Absent => {}
     }
-    build(request, BuildShare::WHOLE)?;
+    build_watched(request, BuildShare::WHOLE, report)?;
     finish(request, 1)
 }
 
-/// Encodes one block of text into one shard.
-fn build_shard(
-    request: &ShardBuildRequest,
-    plan: &BuildPlan,
-    block_idx: usize,
-    folder: &Path,
-) -> Result<ShardRecord, DataError> {
-    let tokenizer = &request.tokenizer;
-    let block = &plan.blocks[block_idx];
-    let token_type = TokenType::for_vocab(tokenizer.vocab_size());
-    let name = format!("shard-{block_idx:05}");
-    let mut writer = ShardWriter::create(folder, &name, token_type, tokenizer.special().unk)?;
-    let mut reader = TextReader::new(&plan.sources, block);
-    let mut is_more = true;
-    while is_more {
-        let mut lines = Vec::new();
-        let mut num_bytes = 0;
-        while num_bytes < BATCH_BYTES && is_more {
-            match reader.next_line()? {
-                Some(line) => {
-                    num_bytes += if let TextLine::Sentence(text) = &line { text.len() } else { 0 };
-                    lines.push(line);
-                }
-                None => is_more = false,
-            }
-        }
-        let encoded: Vec<Option<(EncodedLine, usize)>> = lines
-            .par_iter()
-            .with_min_len(16)
-            .map(|line| encode(tokenizer, &plan.segmenter, line))
-            .collect::<Result<_, _>>()?;
-        for line in encoded {
-            match line {
-                Some((line, num_misaligned)) => {
-                    writer.sentence(&line.ids, &line.word_starts, num_misaligned)?
-                }
-                None => writer.end_document(),
-            }
-        }
-    }
-    let text_blake3 = plan.sources.hash_block(block)?.to_hex().to_string();
-    writer.finish(text_blake3, block.spans.iter().map(|span| span.end - span.start).sum())
-}
-
-/// Tokens of a sentence with its words marked; `None` for the end of a document.
-fn encode(
-    tokenizer: &Tokenizer,
-    segmenter: &WordSegmenter,
-    line: &TextLine,
-) -> Result<Option<(EncodedLine, usize)>, DataError> {
-    let TextLine::Sentence(text) = line else { return Ok(None) };
-    let mut encoded = tokenizer.encode_line(text)?;
-    let num_misaligned = segmenter.mark(text, &mut encoded);
-    Ok(Some((encoded, num_misaligned)))
-}
-
 /// The manifest of a finished build, not sealed yet.
-fn manifest_of(request: &ShardBuildRequest, plan: &BuildPlan, shards: Vec<ShardRecord>) -> Manifest {
+fn manifest_of(request: &ShardBuildRequest, plan: &BuildPlan, blocks: Vec<BlockRecord>) -> Manifest {
+    let text_fingerprint = text_fingerprint(blocks.iter().map(|block| block.text_blake3.clone()));
+    let shards: Vec<ShardRecord> = blocks.into_iter().flat_map(|block| block.shards).collect();
     let mut counts = Counts::default();
     shards.iter().for_each(|shard| counts.add(&shard.counts));
     let source = |file: &crate::text::TextFile| SourceRecord {
@@ -333,7 +336,7 @@ fn manifest_of(request: &ShardBuildRequest, plan: &BuildPlan, shards: Vec<ShardR
     Manifest {
         format_version: 0,
         fingerprint: String::new(),
-        text_fingerprint: text_fingerprint(shards.iter().map(|shard| shard.text_blake3.clone())),
+        text_fingerprint,
         tokenizer_fingerprint: request.tokenizer.fingerprint().to_owned(),
         vocab_size: request.tokenizer.vocab_size() as u64,
         special: request.tokenizer.special(),
@@ -358,11 +361,11 @@ fn text_fingerprint(block_hashes: impl Iterator<Item = String>) -> String {
 
 /// Deletes what an earlier, interrupted build left behind.
 fn remove_strangers(folder: &Path, manifest: &Manifest) -> Result<(), DataError> {
-    let known: Vec<String> =
+    let known: BTreeSet<String> =
         manifest.shards.iter().flat_map(|shard| shard.files().map(|(name, _)| name)).collect();
     for entry in crate::files::sorted_entries(folder)? {
         let name = entry.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        if known.binary_search(&name).is_err() {
+        if !known.contains(&name) {
             fs::remove_file(&entry).map_err(DataError::io("remove", &entry))?;
         }
     }

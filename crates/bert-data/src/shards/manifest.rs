@@ -2,6 +2,7 @@
 
 use crate::error::DataError;
 use crate::files::{FileRecord, write_atomically};
+use crate::text::InvalidByte;
 use crate::tokenizer::SpecialIds;
 use crate::words::Language;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,13 @@ pub struct Counts {
     pub num_empty_lines: u64,
     /// Bytes of text read.
     pub num_text_bytes: u64,
+    /// Lines in which bytes were replaced because they were not UTF-8.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub num_invalid_lines: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Counts {
@@ -43,6 +51,7 @@ impl Counts {
         self.num_misaligned += other.num_misaligned;
         self.num_empty_lines += other.num_empty_lines;
         self.num_text_bytes += other.num_text_bytes;
+        self.num_invalid_lines += other.num_invalid_lines;
     }
 }
 
@@ -52,8 +61,11 @@ impl Counts {
 pub struct ShardRecord {
     /// Name without extension.
     pub name: String,
-    /// BLAKE3 of the text it was built from.
+    /// BLAKE3 of the text it was built from: of the whole file if that cannot be cut.
     pub text_blake3: String,
+    /// The first byte that was replaced because it was not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_invalid: Option<InvalidByte>,
     /// Sizes.
     pub counts: Counts,
     /// Token ids.
@@ -142,6 +154,12 @@ impl Manifest {
             return Err(DataError::damaged(&path, "fingerprint", &manifest.fingerprint, got));
         }
         Ok(manifest)
+    }
+
+    /// The first byte of the corpus that was replaced because it was not UTF-8: its file, and where in it.
+    pub fn first_invalid(&self) -> Option<(&str, u64)> {
+        let first = self.shards.iter().find_map(|shard| shard.first_invalid)?;
+        self.sources.get(first.file_idx).map(|source| (source.path.as_str(), first.byte))
     }
 
     /// BLAKE3 of everything but the fingerprint itself and the paths of the sources.

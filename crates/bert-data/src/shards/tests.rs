@@ -9,6 +9,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+mod formats;
+
 fn tokenizer() -> Arc<Tokenizer> {
     let extra = ["a", "b", "c", "##d", "北", "京", "大", "学"];
     let tokens = SPECIAL_TOKENS.iter().chain(&extra).map(|t| (*t).to_owned()).collect();
@@ -26,6 +28,7 @@ fn request(dir: &tempfile::TempDir, text: &str) -> ShardBuildRequest {
         dir: dir.path().join("shards"),
         shard_text_bytes: 1 << 20,
         when_stale: WhenStale::Refuse,
+        strict: true,
     }
 }
 

@@ -4,6 +4,7 @@ use super::indexed::{MAGIC, TokenType, VERSION};
 use super::manifest::{Counts, ShardRecord};
 use crate::error::DataError;
 use crate::files::HashingFile;
+use crate::text::InvalidText;
 use std::path::{Path, PathBuf};
 
 /// A shard that is being written. Keeps 4 bytes per sentence and 8 per document until it is finished.
@@ -81,12 +82,14 @@ impl ShardWriter {
         mut self,
         text_blake3: String,
         num_text_bytes: u64,
+        invalid: InvalidText,
     ) -> Result<ShardRecord, DataError> {
         self.end_document();
         if self.num_pending_bits > 0 {
             self.words.write(&[self.pending_bits])?;
         }
         self.counts.num_text_bytes = num_text_bytes;
+        self.counts.num_invalid_lines = invalid.num_lines;
         let mut idx = HashingFile::create(&self.idx_path)?;
         idx.write(&MAGIC)?;
         idx.write(&VERSION.to_le_bytes())?;
@@ -105,7 +108,8 @@ impl ShardWriter {
             idx.write(&first_sentence.to_le_bytes())?;
         }
         let (bin, idx, words) = (self.bin.finish()?, idx.finish()?, self.words.finish()?);
-        Ok(ShardRecord { name: self.name, text_blake3, counts: self.counts, bin, idx, words })
+        let (name, counts, first_invalid) = (self.name, self.counts, invalid.first);
+        Ok(ShardRecord { name, text_blake3, first_invalid, counts, bin, idx, words })
     }
 
     /// Appends bits, lowest first.

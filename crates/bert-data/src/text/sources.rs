@@ -2,21 +2,25 @@
 //!
 //! Never opens a file for reading and never follows the order of a folder listing.
 
+use super::format::TextFormat;
 use crate::error::DataError;
 use crate::files::sorted_entries;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 /// What a source may be, for messages.
-const EXPECTED: &str = "a text file, a folder with .txt files, or a pattern with * or ? that matches one";
+const EXPECTED: &str = "a file of text, a folder with .txt, .jsonl or .parquet files (.gz and .zst too), or a \
+                        pattern with * or ? that matches one";
 
 /// A text file and its size when it was listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextFile {
     /// Where it is.
     pub path: PathBuf,
-    /// Its size in bytes.
+    /// Its size in bytes, as it lies on disk.
     pub num_bytes: u64,
+    /// How it is read.
+    pub format: TextFormat,
 }
 
 /// The text files of a corpus in their final order: sources as given, sorted within each source.
@@ -28,12 +32,13 @@ pub struct TextSources {
 impl TextSources {
     /// Lists the files behind the sources.
     ///
-    /// A source is a file, a folder (every `.txt` below it) or a path with `*` and `?` in some components.
+    /// A source is a file, a folder (every `.txt`, `.jsonl` and `.parquet` below it,
+    /// the first two also with `.gz` or `.zst` behind) or a path with `*` and `?` in some components.
     ///
     /// # Errors
     ///
     /// [`DataError::MissingText`] if a source matches nothing; [`DataError::UnsupportedText`] for a format
-    /// that is not plain text; [`DataError::EmptyCorpus`] if no source is given or all files are empty.
+    /// that is not read; [`DataError::EmptyCorpus`] if no source is given or all files are empty.
     pub fn list(sources: &[PathBuf]) -> Result<Self, DataError> {
         let mut files = Vec::new();
         for source in sources {
@@ -64,7 +69,7 @@ impl TextSources {
     }
 }
 
-/// Adds a file, or all `.txt` files below a folder, in sorted order.
+/// Adds a file, or all files of text below a folder, in sorted order.
 fn collect(path: &Path, files: &mut Vec<TextFile>) -> Result<(), DataError> {
     let metadata = fs::metadata(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => {
@@ -73,28 +78,17 @@ fn collect(path: &Path, files: &mut Vec<TextFile>) -> Result<(), DataError> {
         _ => DataError::Io { action: "look at", path: path.to_path_buf(), source },
     })?;
     if !metadata.is_dir() {
-        refuse_other_formats(path)?;
-        files.push(TextFile { path: path.to_path_buf(), num_bytes: metadata.len() });
+        let refused = |extension| DataError::UnsupportedText { path: path.to_path_buf(), extension };
+        let format = TextFormat::of(path).map_err(refused)?;
+        files.push(TextFile { path: path.to_path_buf(), num_bytes: metadata.len(), format });
         return Ok(());
     }
     for entry in sorted_entries(path)? {
-        let is_text = entry.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt"));
-        if is_text || entry.is_dir() {
+        if TextFormat::is_found_in_folders(&entry) || entry.is_dir() {
             collect(&entry, files)?;
         }
     }
     Ok(())
-}
-
-/// Names the formats that look like a corpus but are not plain text.
-fn refuse_other_formats(path: &Path) -> Result<(), DataError> {
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    match extension.as_str() {
-        "jsonl" | "json" | "parquet" | "gz" | "zst" | "bz2" | "xz" | "zip" | "csv" | "tsv" => {
-            Err(DataError::UnsupportedText { path: path.to_path_buf(), extension })
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The paths behind a source, sorted; the source itself if it is no pattern.
@@ -199,9 +193,9 @@ mod tests {
         fs::write(&empty, "").unwrap();
         let error = TextSources::list(std::slice::from_ref(&empty)).unwrap_err();
         assert!(matches!(&error, DataError::EmptyCorpus { got } if got.contains("empty.txt")), "{error}");
-        let parquet = dir.path().join("x.parquet");
-        fs::write(&parquet, "PAR1").unwrap();
-        assert!(matches!(TextSources::list(&[parquet]), Err(DataError::UnsupportedText { .. })));
+        let table = dir.path().join("x.csv");
+        fs::write(&table, "a,b").unwrap();
+        assert!(matches!(TextSources::list(&[table]), Err(DataError::UnsupportedText { .. })));
         assert!(matches!(TextSources::list(&[]), Err(DataError::EmptyCorpus { .. })));
     }
 }
