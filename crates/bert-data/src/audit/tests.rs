@@ -22,6 +22,7 @@ fn corpus(
         dir: dir.path().join("shards"),
         shard_text_bytes: 1 << 20,
         when_stale: WhenStale::Rebuild,
+        strict: true,
     };
     prepare(&request).unwrap();
     Arc::new(Corpus::open(&request.dir, Verify::Hashes).unwrap())

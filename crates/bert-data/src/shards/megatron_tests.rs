@@ -36,6 +36,7 @@ fn foreign_documents(dir: &Path, name: &str, token_type: TokenType, counts: Coun
     let record = ShardRecord {
         name: name.to_owned(),
         text_blake3: String::new(),
+        first_invalid: None,
         counts,
         bin: file("bin"),
         idx: file("idx"),
@@ -71,6 +72,7 @@ fn megatron_reads_ours_and_we_read_megatrons() {
         dir: dir.path().join("shards"),
         shard_text_bytes: 1 << 30,
         when_stale: WhenStale::Refuse,
+        strict: true,
     };
     let counts = prepare(&request).unwrap().counts;
     let expected = documents(&Corpus::open(&request.dir, Verify::Hashes).unwrap());
