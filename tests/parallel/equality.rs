@@ -1,5 +1,7 @@
 //! The same bits for every number of ranks.
 
+use std::fs;
+
 use crate::support::{
     Workspace,
     process::{has_mpirun, run},
@@ -28,6 +30,27 @@ fn one_two_and_four_ranks_train_the_same_weights() {
         };
         assert_eq!(figures(&name), figures("alone"), "{num_ranks} ranks");
     }
+}
+
+/// The order by blocks is as pure as the global one: ranks and a stop in the middle change nothing.
+#[test]
+fn blocks_train_the_same_weights_on_one_and_two_ranks_and_across_a_stop() {
+    if !has_mpirun() {
+        return;
+    }
+    let workspace = Workspace::new();
+    let overrides = ["data.order=blocks", "checkpoint.every_steps=10"];
+    run(workspace.solo("global", &[])).expect_code(0);
+    run(workspace.solo("alone", &overrides)).expect_code(0);
+    let (curve, hash) = (workspace.curve("alone"), workspace.hash("alone", 30));
+    assert_ne!(curve, workspace.curve("global"));
+    run(workspace.mpirun(2, "ranks", &overrides)).expect_code(0);
+    assert_eq!((workspace.curve("ranks"), workspace.hash("ranks", 30)), (curve.clone(), hash.clone()));
+    fs::remove_dir_all(workspace.checkpoint("ranks", 30)).unwrap();
+    let finished = run(workspace.mpirun(2, "ranks", &overrides)).expect_code(0);
+    assert!(finished.stderr.contains("continuing after step 20"), "{}", finished.stderr);
+    assert_eq!((workspace.curve("ranks"), workspace.hash("ranks", 30)), (curve, hash));
+    run(workspace.mpirun(2, "ranks", &[])).expect_code(3).expect_error(&["data.order", "global"]);
 }
 
 #[test]

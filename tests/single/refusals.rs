@@ -56,7 +56,11 @@ fn text_that_is_not_utf8() {
     let mut bytes = fs::read(workspace.path("corpus.txt")).unwrap();
     bytes[100] = 0xff;
     fs::write(workspace.path("corpus.txt"), bytes).unwrap();
-    check_refused(&workspace, &[], 3, &["corpus.txt", "UTF-8"]);
+    check_refused(&workspace, &[], 3, &["corpus.txt", "UTF-8", "offset 99"]);
+    let lenient = ["data.strict=false", "schedule.total_steps=1"];
+    let finished = run(workspace.solo("lenient", &lenient)).expect_code(0);
+    assert!(finished.stderr.contains("1 lines are not UTF-8"), "{}", finished.stderr);
+    check_refused(&workspace, &[], 3, &["number of invalid lines"]);
 }
 
 #[test]

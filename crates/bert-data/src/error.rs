@@ -56,7 +56,9 @@ pub enum DataError {
         got: String,
     },
     /// A byte of a text file is not UTF-8.
-    #[error("`{path}` is not UTF-8: invalid byte at offset {byte}; convert the file to UTF-8")]
+    #[error(
+        "`{path}` is not UTF-8: invalid byte at offset {byte}; convert the file to UTF-8, or read it without `strict` to have such bytes replaced"
+    )]
     InvalidUtf8 {
         /// The file.
         path: PathBuf,

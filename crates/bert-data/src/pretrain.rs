@@ -341,6 +341,11 @@ impl PretrainData {
         self.context.split.side(document) == Side::Training
     }
 
+    /// Whether the document of a random second segment is drawn uniformly from all documents of its side.
+    pub(crate) fn has_uniform_partners(&self) -> bool {
+        self.config.order == SampleOrder::Global
+    }
+
     /// The objective about two segments.
     pub fn objective(&self) -> SentenceObjective {
         self.config.objective

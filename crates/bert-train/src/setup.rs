@@ -110,6 +110,12 @@ fn build_shards(
                 manifest.counts.num_tokens,
                 manifest.counts.num_documents
             );
+            if let Some((path, byte)) = manifest.first_invalid() {
+                let num_lines = manifest.counts.num_invalid_lines;
+                tracing::warn!(
+                    "{num_lines} lines are not UTF-8; bytes replaced, the first at byte {byte} of {path}"
+                );
+            }
         }
         Ok(())
     })

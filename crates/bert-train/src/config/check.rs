@@ -88,7 +88,7 @@ fn check_model(config: &Config) -> Result<(), ConfigError> {
 
 fn check_data(config: &Config) -> Result<(), ConfigError> {
     let data = &config.data;
-    require(!data.sources.is_empty(), "data.sources", "empty", "at least one { path = \"..\" }")?;
+    require(!data.sources.is_empty(), "data.sources", "empty", "at least one file, folder or pattern")?;
     require(
         data.max_seq_length <= config.model.max_position_embeddings,
         "data.max_seq_length",

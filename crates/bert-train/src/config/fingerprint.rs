@@ -13,6 +13,7 @@ const FREE_KEYS: &[&str] = &[
     "/run/dir",
     "/run/threads_per_rank",
     "/data/sources",
+    "/data/strict",
     "/data/shards",
     "/data/tokenizer",
     "/data/num_workers",

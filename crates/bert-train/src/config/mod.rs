@@ -134,6 +134,8 @@ pub enum TaskKind {
 pub struct DataSection {
     /// Text files, folders or globs.
     pub sources: Vec<SourceSection>,
+    /// Whether a byte that is not UTF-8 is an error; otherwise it is replaced, and its line counted.
+    pub strict: bool,
     /// Folder of the token shards; built from `sources` on first use.
     pub shards: PathBuf,
     /// `vocab.txt` or `tokenizer.json`.
@@ -148,6 +150,8 @@ pub struct DataSection {
     pub short_seq_prob: f64,
     /// The sentence objective.
     pub sentence_objective: Objective,
+    /// The order of the samples of an epoch.
+    pub order: Order,
     /// Share of the documents that is held out for evaluation.
     pub validation_fraction: f64,
     /// Prefetch threads of a rank.
@@ -158,10 +162,30 @@ pub struct DataSection {
 
 /// An entry of `data.sources`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a path, or { path = \"..\" }")]
+pub enum SourceSection {
+    /// File, folder or glob.
+    Path(String),
+    /// The same as a table.
+    Table(SourceTable),
+}
+
+/// An entry of `data.sources` as a table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SourceSection {
+pub struct SourceTable {
     /// File, folder or glob.
     pub path: String,
+}
+
+impl SourceSection {
+    /// File, folder or glob.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Path(path) | Self::Table(SourceTable { path }) => path,
+        }
+    }
 }
 
 /// Value of `data.language`.
@@ -184,6 +208,16 @@ pub enum Objective {
     Sop,
     /// Single segments, no second loss (RoBERTa).
     None,
+}
+
+/// Value of `data.order`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// One permutation of all samples.
+    Global,
+    /// Blocks of neighbouring documents, shuffled in windows that are read in runs.
+    Blocks,
 }
 
 /// `[masking]`

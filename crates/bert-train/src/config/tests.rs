@@ -119,6 +119,9 @@ fn values_out_of_range_are_refused_with_what_is_expected() {
     check_refused(&["schedule.total_steps=0"], &["schedule.total_steps", "above 0"]);
     check_refused(&["train.micro_batch_size=0"], &["train.micro_batch_size", "above 0"]);
     check_refused(&["model.hidden_act=swish"], &["model.hidden_act", "swish", "relu"]);
+    check_refused(&["data.order=random"], &["random", "global", "blocks"]);
+    check_refused(&["data.sources=[]"], &["data.sources", "at least one"]);
+    check_refused(&["data.sources=[7]"], &["expected a path"]);
 }
 
 #[test]
@@ -135,9 +138,13 @@ fn only_keys_that_change_numbers_are_hashed() {
     for free in ["run.name=x", "run.threads_per_rank=1", "checkpoint.keep_last=9", "log.level=debug"] {
         assert_eq!(hash(&[free]), base, "{free}");
     }
-    for binding in
-        ["run.seed=1", "train.micro_batch_size=8", "optimizer.epsilon=1e-8", "schedule.total_steps=9"]
-    {
+    for binding in [
+        "run.seed=1",
+        "train.micro_batch_size=8",
+        "optimizer.epsilon=1e-8",
+        "schedule.total_steps=9",
+        "data.order=blocks",
+    ] {
         assert_ne!(hash(&[binding]), base, "{binding}");
     }
 }
