@@ -54,6 +54,28 @@ fn blocks_train_the_same_weights_on_one_and_two_ranks_and_across_a_stop() {
 }
 
 #[test]
+fn weighted_sources_train_the_same_weights_on_one_and_two_ranks() {
+    if !has_mpirun() {
+        return;
+    }
+    let workspace = Workspace::new();
+    fs::write(workspace.path("more.txt"), crate::support::text::corpus(30)).unwrap();
+    let sources =
+        |weight: &str| format!("data.sources=[\"corpus.txt\", {{ path = \"more.txt\", weight = {weight} }}]");
+    let finished = run(workspace.solo("alone", &[&sources("0.4")])).expect_code(0);
+    assert!(finished.stderr.contains("source `more.txt` x 0.4: 30 documents"), "{}", finished.stderr);
+    run(workspace.mpirun(2, "ranks", &[&sources("0.4")])).expect_code(0);
+    assert_eq!(workspace.curve("ranks"), workspace.curve("alone"));
+    assert_eq!(workspace.hash("ranks", 30), workspace.hash("alone", 30));
+    // Another weight is another run, from the same shards.
+    run(workspace.solo("alone", &[&sources("2")])).expect_code(3).expect_error(&["data.sources", "2.0"]);
+    run(workspace.solo("other", &[&sources("2")])).expect_code(0);
+    assert_ne!(workspace.curve("other"), workspace.curve("alone"));
+    let absent = "data.sources=[\"corpus.txt\", { path = \"absent/*.txt\", weight = 2.0 }]";
+    run(workspace.solo("absent", &[absent])).expect_code(2).expect_error(&["absent/*.txt"]);
+}
+
+#[test]
 fn who_holds_the_moments_does_not_matter() {
     if !has_mpirun() {
         return;

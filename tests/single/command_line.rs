@@ -29,7 +29,14 @@ fn dry_run_tells_the_plan_and_trains_nothing() {
     {
         assert!(finished.stdout.contains(part), "{part:?} is not in:\n{}", finished.stdout);
     }
+    assert!(finished.stdout.contains("corpus.txt x 1: unknown before"), "{}", finished.stdout);
     assert!(!workspace.path("runs").exists());
+    let twice = "data.sources=[{ path = \"corpus.txt\", weight = 2.0 }]";
+    run(workspace.solo("trained", &["schedule.total_steps=1", twice])).expect_code(0);
+    let mut command = workspace.solo("planned", &[twice]);
+    command.arg("--dry-run");
+    let finished = run(command).expect_code(0);
+    assert!(finished.stdout.contains("60 documents, 120.0 readings per epoch"), "{}", finished.stdout);
 }
 
 #[test]

@@ -95,6 +95,20 @@ impl Corpus {
         self.manifest.counts.num_tokens
     }
 
+    /// First document of each source, and at the end the number of documents.
+    pub fn source_borders(&self) -> Vec<u64> {
+        let by_source = &self.manifest.by_source;
+        if by_source.is_empty() {
+            return vec![0, self.num_documents()];
+        }
+        let mut first_shard = 0;
+        let ends = by_source.iter().map(|source| {
+            first_shard += source.num_shards as usize;
+            self.first_documents[first_shard]
+        });
+        std::iter::once(0).chain(ends).collect()
+    }
+
     /// Refuses a tokenizer other than the one the shards were built with.
     ///
     /// # Errors

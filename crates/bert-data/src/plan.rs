@@ -14,8 +14,12 @@
 
 mod blocks;
 mod counts;
+mod sources;
+
+pub use sources::MAX_SOURCE_WEIGHT;
 
 pub(crate) use blocks::Windows;
+pub(crate) use sources::Sources;
 
 use crate::config::{SampleOrder, SentenceObjective};
 use crate::corpus::Corpus;
@@ -24,6 +28,7 @@ use crate::split::{Side, Split};
 use bert_random::{Key, Permutation, Stream};
 use counts::{CountsFile, Totals};
 use rayon::prelude::*;
+use sources::Repeats;
 use std::ops::Range;
 
 /// Sentences after which a new run of documents begins.
@@ -81,6 +86,9 @@ pub(crate) fn pieces(sentence_lengths: &[u32], max_tokens: u64) -> Vec<Range<u64
 
 /// Below the key of a plan: the site of the labels. No document has this index.
 const LABEL_SITE: u64 = u64::MAX;
+
+/// Below the key of a plan: the site of the second and further readings of a document. No document has this index.
+const COPY_SITE: u64 = u64::MAX - 1;
 
 /// The labels of one document's samples: fair coins, independent of each other.
 ///
@@ -209,10 +217,33 @@ impl Runs {
     }
 }
 
-/// The plan of one side of the split under one key: how many samples of each label each run gives.
-pub(crate) struct EpochPlan {
+/// Which documents a plan is about, how often, and what keys it.
+pub(crate) struct PlanSite {
     side: Side,
     key: Key,
+    repeats: Repeats,
+}
+
+impl PlanSite {
+    /// The held-out documents, each once.
+    pub(crate) fn held_out(key: Key) -> Self {
+        Self { side: Side::HeldOut, key, repeats: Repeats::once() }
+    }
+
+    /// The training documents of an epoch, each as often as the weight of its source says.
+    pub(crate) fn training(context: &PlanContext, key: Key, epoch: u64) -> Self {
+        Self { side: Side::Training, key, repeats: context.sources.repeats(epoch) }
+    }
+
+    /// The key of one reading of a document.
+    fn key_of_copy(&self, copy: u64) -> Key {
+        if copy == 0 { self.key } else { self.key.with(COPY_SITE).with(copy) }
+    }
+}
+
+/// The plan of a site: how many samples of each label each run gives.
+pub(crate) struct EpochPlan {
+    site: PlanSite,
     /// Samples before each run, and at the end the number of samples.
     first_samples: Vec<u64>,
     /// The same, of negative samples only.
@@ -221,17 +252,17 @@ pub(crate) struct EpochPlan {
 
 impl EpochPlan {
     /// The counts of every run: from the file beside the shards, or counted and written there.
-    pub(crate) fn new(context: &PlanContext, side: Side, key: Key) -> Result<Self, DataError> {
-        let file = CountsFile::new(context, side, key);
+    pub(crate) fn new(context: &PlanContext, site: PlanSite) -> Result<Self, DataError> {
+        let file = CountsFile::new(context, &site);
         let counts = match file.read() {
             Some(counts) => counts,
             None => {
-                let counts = Self::count(context, side, key)?;
+                let counts = Self::count(context, &site)?;
                 file.write(&counts);
                 counts
             }
         };
-        let mut plan = Self { side, key, first_samples: vec![0], first_negatives: vec![0] };
+        let mut plan = Self { site, first_samples: vec![0], first_negatives: vec![0] };
         plan.first_samples.reserve_exact(counts.len());
         plan.first_negatives.reserve_exact(counts.len());
         for Totals { num_samples, num_negative } in counts {
@@ -243,15 +274,15 @@ impl EpochPlan {
 
     /// Samples of the plan, if they were counted before: costs one small read, where the plan takes a pass over
     /// all sentence lengths.
-    pub(crate) fn known_num_samples(context: &PlanContext, side: Side, key: Key) -> Option<u64> {
-        CountsFile::new(context, side, key).read_totals().map(|totals| totals.num_samples)
+    pub(crate) fn known_num_samples(context: &PlanContext, site: &PlanSite) -> Option<u64> {
+        CountsFile::new(context, site).read_totals().map(|totals| totals.num_samples)
     }
 
     /// Counts the samples of every run, in parallel; the result does not depend on the number of threads.
-    fn count(context: &PlanContext, side: Side, key: Key) -> Result<Vec<Totals>, DataError> {
+    fn count(context: &PlanContext, site: &PlanSite) -> Result<Vec<Totals>, DataError> {
         let count_run = |run_idx| {
             let mut totals = Totals::default();
-            context.visit(run_idx, side, key, |_, chunk| {
+            context.visit(run_idx, site, |_, chunk| {
                 totals.num_samples += 1;
                 totals.num_negative += u64::from(chunk.is_negative());
                 true
@@ -263,6 +294,12 @@ impl EpochPlan {
 
     pub(crate) fn num_samples(&self) -> u64 {
         self.first_samples[self.first_samples.len() - 1]
+    }
+
+    /// Samples of documents that begin and end a run, such as those of a source.
+    pub(crate) fn num_samples_of(&self, context: &PlanContext, documents: &Range<u64>) -> u64 {
+        let run_idx = |document| context.runs.starts.partition_point(|&start| start < document);
+        self.first_samples[run_idx(documents.end)] - self.first_samples[run_idx(documents.start)]
     }
 
     pub(crate) fn num_negative(&self) -> u64 {
@@ -316,7 +353,7 @@ impl EpochPlan {
         let mut left = rank - before(run_idx);
         let mut sample_idx = self.first_samples[run_idx];
         let mut found = None;
-        context.visit(run_idx, self.side, self.key, |document, chunk| {
+        context.visit(run_idx, &self.site, |document, chunk| {
             let counts = label.is_none_or(|label| label == chunk.is_negative());
             if counts && left == 0 {
                 found = Some(PlannedSample { sample_idx, document, chunk });
@@ -343,31 +380,36 @@ pub(crate) struct PlanContext {
     pub(crate) corpus: std::sync::Arc<Corpus>,
     pub(crate) runs: Runs,
     pub(crate) split: Split,
+    pub(crate) sources: Sources,
     pub(crate) rules: PlanRules,
     pub(crate) order: SampleOrder,
 }
 
 impl PlanContext {
-    /// Plans the documents of one run that are on `side`, until `visitor` returns false.
+    /// Plans the documents of one run that belong to `site`, until `visitor` returns false.
     fn visit(
         &self,
         run_idx: usize,
-        side: Side,
-        key: Key,
+        site: &PlanSite,
         mut visitor: impl FnMut(u64, Chunk) -> bool,
     ) -> Result<(), DataError> {
-        let run = self.corpus.run(self.runs.documents(run_idx))?;
+        let documents = self.runs.documents(run_idx);
+        let window = site.repeats.window(documents.start);
+        let run = self.corpus.run(documents)?;
         let mut is_wanted = true;
         for (document, lengths) in run.iter() {
-            if self.split.side(document) == side {
-                plan_document(lengths, &self.rules, key, document, |chunk| {
+            if self.split.side(document) != site.side {
+                continue;
+            }
+            for copy in 0..window.map_or(1, |window| window.num_copies(document)) {
+                plan_document(lengths, &self.rules, site.key_of_copy(copy), document, |chunk| {
                     if is_wanted {
                         is_wanted = visitor(document, chunk);
                     }
                 });
-            }
-            if !is_wanted {
-                break;
+                if !is_wanted {
+                    return Ok(());
+                }
             }
         }
         Ok(())

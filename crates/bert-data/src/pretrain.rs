@@ -16,11 +16,15 @@ use crate::corpus::Corpus;
 use crate::error::DataError;
 use crate::masking::Masker;
 use crate::pairs::build_row;
-use crate::plan::{EpochPlan, MIN_SAMPLE_TOKENS, PlanContext, PlanRules, PlannedSample, Runs, Windows};
+use crate::plan::{
+    EpochPlan, MIN_SAMPLE_TOKENS, PlanContext, PlanRules, PlanSite, PlannedSample, Runs, Sources, Windows,
+};
 use crate::split::{Side, Split};
 use crate::tokenizer::SpecialIds;
 use bert_random::{Key, Purpose};
+use serde::Serialize;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Plans kept at a time: a batch touches two epochs at most.
@@ -37,6 +41,17 @@ pub struct SamplePosition {
     pub index_in_epoch: u64,
     /// Index in the plan of that epoch, in document order.
     pub sample_idx: u64,
+}
+
+/// One source in one epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SourceFigures {
+    /// How often it is read in an epoch.
+    pub weight: f64,
+    /// Its documents, the held-out ones included.
+    pub num_documents: u64,
+    /// Samples of the epoch.
+    pub num_samples: u64,
 }
 
 /// Pre-training data: share it between threads behind an [`Arc`].
@@ -103,7 +118,9 @@ impl PretrainData {
             max_tokens: config.max_tokens() as u64,
             short_seq_prob: config.short_seq_prob,
         };
-        let context = PlanContext { runs: Runs::new(&corpus)?, corpus, split, rules, order: config.order };
+        let sources = Sources::new(&corpus, &config.source_weights, config.seed)?;
+        let (runs, order) = (Runs::new(&corpus)?, config.order);
+        let context = PlanContext { corpus, runs, split, sources, rules, order };
         let held_out = evaluation::plan_held_out(&context, config.seed)?;
         let epochs = Epochs { starts: vec![0], plans: VecDeque::new(), windows: VecDeque::new() };
         let (epochs, read_windows) = (Mutex::new(epochs), Mutex::default());
@@ -131,9 +148,8 @@ impl PretrainData {
     /// [`DataError::Io`] if sentence lengths cannot be read.
     pub fn num_samples(&self, epoch: u64) -> Result<u64, DataError> {
         let is_planned = self.lock().plans.iter().any(|(known, _)| *known == self.copy(epoch));
-        let known = (!is_planned).then(|| {
-            EpochPlan::known_num_samples(&self.context, Side::Training, self.plan_key(self.copy(epoch)))
-        });
+        let known = (!is_planned)
+            .then(|| EpochPlan::known_num_samples(&self.context, &self.plan_site(self.copy(epoch))));
         match known.flatten() {
             Some(num_samples) => Ok(num_samples),
             None => Ok(self.plan(epoch)?.num_samples()),
@@ -265,7 +281,7 @@ impl PretrainData {
         if let Some((_, plan)) = self.lock().plans.iter().find(|(known, _)| *known == copy) {
             return Ok(plan.clone());
         }
-        let plan = Arc::new(EpochPlan::new(&self.context, Side::Training, self.plan_key(copy))?);
+        let plan = Arc::new(EpochPlan::new(&self.context, self.plan_site(copy))?);
         let mut epochs = self.lock();
         if !epochs.plans.iter().any(|(known, _)| *known == copy) {
             epochs.plans.push_back((copy, plan.clone()));
@@ -276,8 +292,24 @@ impl PretrainData {
         Ok(plan)
     }
 
-    fn plan_key(&self, copy: u64) -> Key {
-        Key::new(self.config.seed, Purpose::SamplePlan).with(copy)
+    fn plan_site(&self, copy: u64) -> PlanSite {
+        let key = Key::new(self.config.seed, Purpose::SamplePlan).with(copy);
+        PlanSite::training(&self.context, key, copy)
+    }
+
+    /// What each source of the shards gives in an epoch.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Io`] if sentence lengths cannot be read.
+    pub fn sources(&self, epoch: u64) -> Result<Vec<SourceFigures>, DataError> {
+        let plan = self.plan(epoch)?;
+        let figures = |(documents, weight): (Range<u64>, f64)| SourceFigures {
+            weight,
+            num_documents: documents.end - documents.start,
+            num_samples: plan.num_samples_of(&self.context, &documents),
+        };
+        Ok(self.context.sources.iter().map(figures).collect())
     }
 
     /// The windows of an epoch; `None` if the order is not by blocks.
@@ -343,7 +375,7 @@ impl PretrainData {
 
     /// Whether the document of a random second segment is drawn uniformly from all documents of its side.
     pub(crate) fn has_uniform_partners(&self) -> bool {
-        self.config.order == SampleOrder::Global
+        self.config.order == SampleOrder::Global && self.context.sources.are_equal()
     }
 
     /// The objective about two segments.
@@ -354,5 +386,7 @@ impl PretrainData {
 
 #[cfg(test)]
 mod order_tests;
+#[cfg(test)]
+mod source_tests;
 #[cfg(test)]
 mod tests;

@@ -25,7 +25,7 @@ pub use build::{
     BuildProgress, BuildReport, BuildShare, BuildStatus, ShardBuildRequest, WhenStale, build, build_watched,
     finish, prepare, prepare_watched, status,
 };
-pub use manifest::{Counts, Manifest, ShardRecord, SourceRecord};
+pub use manifest::{Counts, Manifest, ShardRecord, SourceRecord, SourceShards};
 
 pub(crate) use indexed::Shard;
 

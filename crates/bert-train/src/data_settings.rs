@@ -11,7 +11,7 @@ use bert_data::{
 };
 use bert_model::{HiddenAct, ModelConfig};
 
-use crate::config::{Config, Language, Mode, Objective, Order, Strategy, Unit};
+use crate::config::{Config, Language, Mode, Objective, Order, SourceSection, Strategy, Unit};
 
 /// Text per shard: large enough to read in runs, small enough to share the building over ranks. Shards of any size
 /// hold the same documents in the same order, so this changes no number.
@@ -48,6 +48,7 @@ pub fn pretrain_data(config: &Config) -> PretrainDataConfig {
             Objective::None => SentenceObjective::None,
         },
         masking: masking(config),
+        source_weights: config.data.sources.iter().map(SourceSection::weight).collect(),
         order: match config.data.order {
             Order::Global => SampleOrder::Global,
             Order::Blocks => SampleOrder::BLOCKS,

@@ -72,8 +72,29 @@ pub fn prepare_data(coordinator: &Coordinator, config: &Config) -> Result<Prepar
         let corpus_fingerprint = corpus.fingerprint().to_string();
         let settings = data_settings::pretrain_data(config);
         let data = PretrainData::new(Arc::new(corpus), settings)?;
+        if coordinator.world().is_first() {
+            tell_sources(config, &data)?;
+        }
         Ok(PreparedData { data: Arc::new(data), tokenizer: Arc::clone(&tokenizer), corpus_fingerprint })
     })
+}
+
+/// Several sources, or one with a weight: what each gives.
+fn tell_sources(config: &Config, data: &PretrainData) -> Result<(), TrainError> {
+    let figures = data.sources(0)?;
+    if figures.len() == 1 && figures[0].weight == 1.0 {
+        return Ok(());
+    }
+    for (source, found) in config.data.sources.iter().zip(figures) {
+        tracing::info!(
+            "source `{}` x {}: {} documents, {} samples in the first epoch",
+            source.path(),
+            found.weight,
+            found.num_documents,
+            found.num_samples
+        );
+    }
+    Ok(())
 }
 
 /// Builds the shards where there are none: rank 0 decides, every rank builds its share, rank 0 joins them.

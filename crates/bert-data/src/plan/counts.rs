@@ -9,10 +9,8 @@
 //!   per run: samples, negatives, as LEB128     BLAKE3 of the whole file before it [32]
 //! ```
 
-use super::{PlanContext, PlanRules};
-use crate::corpus::Corpus;
-use crate::split::{Side, Split};
-use bert_random::Key;
+use super::{PlanContext, PlanSite};
+use crate::split::Side;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::PathBuf;
@@ -67,8 +65,8 @@ pub(super) struct CountsFile {
 }
 
 impl CountsFile {
-    pub(super) fn new(context: &PlanContext, side: Side, key: Key) -> Self {
-        let fingerprint = fingerprint(&context.corpus, &context.split, &context.rules, side, key);
+    pub(super) fn new(context: &PlanContext, site: &PlanSite) -> Self {
+        let fingerprint = fingerprint(context, site);
         let folder = context.corpus.dir().join("plans");
         Self { folder, fingerprint, num_runs: context.runs.len() }
     }
@@ -155,18 +153,21 @@ impl CountsFile {
 }
 
 /// Names everything that counts depend on.
-fn fingerprint(corpus: &Corpus, split: &Split, rules: &PlanRules, side: Side, key: Key) -> [u8; HASH_LEN] {
+fn fingerprint(context: &PlanContext, site: &PlanSite) -> [u8; HASH_LEN] {
+    let PlanContext { corpus, split, rules, .. } = context;
+    let PlanSite { side, key, repeats } = site;
     let settings = format!(
-        "{} {} {} {:x} {} {} {:x} {:x} {}",
+        "{} {} {} {:x} {} {} {:x} {:x} {}{}",
         corpus.fingerprint(),
         rules.objective.name(),
         rules.max_tokens,
         rules.short_seq_prob.to_bits(),
-        side == Side::HeldOut,
+        *side == Side::HeldOut,
         split.num_documents(Side::HeldOut),
         key.with(0).bits(),
         key.with(1).bits(),
         super::RUN_SENTENCES,
+        repeats.describe(),
     );
     *blake3::hash(settings.as_bytes()).as_bytes()
 }

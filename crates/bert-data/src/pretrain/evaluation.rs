@@ -5,7 +5,7 @@
 use super::{PretrainData, SampleKeys};
 use crate::batch::{MicroBatch, Sample};
 use crate::error::DataError;
-use crate::plan::{EpochPlan, MIN_SAMPLE_TOKENS, PlanContext};
+use crate::plan::{EpochPlan, MIN_SAMPLE_TOKENS, PlanContext, PlanSite};
 use crate::split::Side;
 use bert_random::{Key, Purpose};
 
@@ -37,7 +37,8 @@ pub(super) fn plan_held_out(context: &PlanContext, seed: u64) -> Result<Option<E
     if context.split.num_documents(Side::HeldOut) == 0 {
         return Ok(None);
     }
-    let plan = EpochPlan::new(context, Side::HeldOut, Key::new(seed, Purpose::EvalMask).with(PLAN_SITE))?;
+    let plan =
+        EpochPlan::new(context, PlanSite::held_out(Key::new(seed, Purpose::EvalMask).with(PLAN_SITE)))?;
     if plan.num_samples() == 0 {
         return Err(DataError::NoSamples { place: "held-out", expected: MIN_SAMPLE_TOKENS });
     }

@@ -94,6 +94,16 @@ pub struct SourceRecord {
     pub num_bytes: u64,
 }
 
+/// The part of the shards that belongs to one of several sources.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceShards {
+    /// Shards in a row.
+    pub num_shards: u64,
+    /// BLAKE3 over the text of the source, in blocks of `shard_text_bytes`.
+    pub text_fingerprint: String,
+}
+
 /// Everything known about a shard folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -122,6 +132,9 @@ pub struct Manifest {
     pub counts: Counts,
     /// The shards in order.
     pub shards: Vec<ShardRecord>,
+    /// Which shards belong to which source, in order; empty if there is one source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_source: Vec<SourceShards>,
     /// The text files, in order.
     pub sources: Vec<SourceRecord>,
 }
@@ -153,7 +166,22 @@ impl Manifest {
         if got != manifest.fingerprint {
             return Err(DataError::damaged(&path, "fingerprint", &manifest.fingerprint, got));
         }
+        let num_of_sources: u128 =
+            manifest.by_source.iter().map(|source| u128::from(source.num_shards)).sum();
+        if !manifest.by_source.is_empty() && num_of_sources != manifest.shards.len() as u128 {
+            return Err(DataError::damaged(
+                &path,
+                "shards of all sources",
+                manifest.shards.len(),
+                num_of_sources,
+            ));
+        }
         Ok(manifest)
+    }
+
+    /// Number of sources the shards were built from.
+    pub fn num_sources(&self) -> usize {
+        self.by_source.len().max(1)
     }
 
     /// The first byte of the corpus that was replaced because it was not UTF-8: its file, and where in it.

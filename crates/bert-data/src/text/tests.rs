@@ -30,10 +30,12 @@ fn blank_lines_and_file_ends_end_documents() {
     let dir = tempfile::tempdir().unwrap();
     let first = write(&dir, "a.txt", "\u{feff}\n一。\r\n二。\r\n \u{3000}\r\n\n三。".as_bytes());
     let second = write(&dir, "b.txt", b"four\n\n\n");
-    let sources = TextSources::list(&[first, second]).unwrap();
-    let blocks = sources.blocks(1 << 20).unwrap();
-    assert_eq!(blocks.len(), 1);
-    assert_eq!(documents(&sources, &blocks), [vec!["一。", "二。"], vec!["三。"], vec!["four"]]);
+    for (sources, num_blocks) in [(vec![dir.path().to_path_buf()], 1), (vec![first, second], 2)] {
+        let sources = TextSources::list(&sources).unwrap();
+        let blocks = sources.blocks(1 << 20).unwrap();
+        assert_eq!(blocks.len(), num_blocks, "no block holds text of two sources");
+        assert_eq!(documents(&sources, &blocks), [vec!["一。", "二。"], vec!["三。"], vec!["four"]]);
+    }
 }
 
 #[test]

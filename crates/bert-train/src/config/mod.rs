@@ -8,6 +8,7 @@ pub mod check;
 pub mod fingerprint;
 pub mod load;
 mod schema;
+mod sources;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, load};
+pub use sources::{SourceSection, WeightedSource};
 
 /// A whole configuration file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -158,34 +160,6 @@ pub struct DataSection {
     pub num_workers: usize,
     /// Steps prepared ahead.
     pub prefetch_steps: usize,
-}
-
-/// An entry of `data.sources`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected a path, or { path = \"..\" }")]
-pub enum SourceSection {
-    /// File, folder or glob.
-    Path(String),
-    /// The same as a table.
-    Table(SourceTable),
-}
-
-/// An entry of `data.sources` as a table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SourceTable {
-    /// File, folder or glob.
-    pub path: String,
-}
-
-impl SourceSection {
-    /// File, folder or glob.
-    #[must_use]
-    pub fn path(&self) -> &str {
-        match self {
-            Self::Path(path) | Self::Table(SourceTable { path }) => path,
-        }
-    }
 }
 
 /// Value of `data.language`.

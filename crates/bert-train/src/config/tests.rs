@@ -122,6 +122,11 @@ fn values_out_of_range_are_refused_with_what_is_expected() {
     check_refused(&["data.order=random"], &["random", "global", "blocks"]);
     check_refused(&["data.sources=[]"], &["data.sources", "at least one"]);
     check_refused(&["data.sources=[7]"], &["expected a path"]);
+    for weight in ["0", "-1.0", "nan", "inf", "1000.0"] {
+        let sources = format!("data.sources=[\"a\", {{ path = \"b\", weight = {weight} }}]");
+        check_refused(&[&sources], &["data.sources", "for `b`", "from 0.000001 to 100"]);
+    }
+    check_refused(&["data.sources=[{ path = \"a\", wieght = 2.0 }]"], &["expected a path", "weight = 2.0"]);
 }
 
 #[test]
@@ -147,6 +152,20 @@ fn only_keys_that_change_numbers_are_hashed() {
     ] {
         assert_ne!(hash(&[binding]), base, "{binding}");
     }
+}
+
+#[test]
+fn weights_of_sources_are_compared_and_their_places_are_not() {
+    let load = |sources: &str| load_demo(&[&format!("data.sources={sources}")]).unwrap();
+    let config = load("[\"a.txt\", { path = \"b/*.jsonl\", weight = 2 }, { path = \"c\" }]");
+    let found: Vec<_> = config.data.sources.iter().map(|source| (source.path(), source.weight())).collect();
+    assert_eq!(found, [("a.txt", 1.0), ("b/*.jsonl", 2.0), ("c", 1.0)]);
+    let text = toml::to_string(&config).unwrap();
+    assert_eq!(parse(&text, "printed", &[]).unwrap(), config);
+    let keys = |sources: &str| numeric_keys(&load(sources)).unwrap();
+    assert_eq!(keys("[\"x\", { path = \"y\", weight = 1.0 }]"), keys("[\"p\", \"q\"]"));
+    let found = differences(&keys("[\"x\"]"), &keys("[{ path = \"x\", weight = 0.5 }]"));
+    assert_eq!(found, ["data.sources: [{\"weight\":1.0}] -> [{\"weight\":0.5}]"]);
 }
 
 #[test]
