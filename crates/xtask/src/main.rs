@@ -1,10 +1,11 @@
-//! Automation of this repository: `cargo xtask ci` and its single steps.
+//! Automation of this repository: `cargo xtask ci` and its single steps, and benchmarks.
 //!
 //! Owns which commands make up the checks and in which order. `.ci/run` calls the same steps by name, then the tests, so
 //! that one command locally is what the service runs. It links no other crate of this workspace.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a binary talks to its user")]
 
+mod bench;
 mod steps;
 mod tidy;
 
@@ -21,7 +22,7 @@ struct Args {
     command: Command,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Run everything below, the cheapest check first, and stop at the first failure.
     Ci,
@@ -39,6 +40,15 @@ enum Command {
     Docs,
     /// Run all tests.
     Test,
+    /// Measure speed.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+}
+
+#[derive(Subcommand)]
+enum BenchCommand {
+    /// The data pipeline beside Hugging Face's collators and Google's script.
+    Data(bench::DataArgs),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +71,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Clippy => run_all(&root, &steps::clippy()),
         Command::Docs => steps::docs().run(&root),
         Command::Test => run_all(&root, &steps::test(steps::has_nextest(&root))),
+        Command::Bench(BenchCommand::Data(args)) => bench::data(&root, &args),
     }
 }
 

@@ -192,7 +192,10 @@ pub fn printing(file: &RustFile) -> Vec<Fault> {
     const PATTERNS: [&str; 5] = ["print!", "println!", "eprint!", "eprintln!", "process::exit"];
     const BINARIES: [&str; 3] =
         ["crates/bert-train/src/main.rs", "crates/bert-tools/src/", "crates/xtask/src/"];
-    if BINARIES.iter().any(|binary| file.path.starts_with(binary)) || file.path.ends_with("/build.rs") {
+    if BINARIES.iter().any(|binary| file.path.starts_with(binary))
+        || file.path.ends_with("/build.rs")
+        || file.path.contains("/benches/")
+    {
         return Vec::new();
     }
     let is_abort = file.path == "crates/bert-coordinator/src/abort.rs";
