@@ -25,19 +25,55 @@ pub struct PretrainBatch<'a> {
     pub nsp_labels: &'a [u8],
 }
 
+/// Tokens of one batch without anything to predict, for inference.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenBatch<'a> {
+    /// Number of sequences.
+    pub num_rows: usize,
+    /// Tokens per row, padding included.
+    pub row_len: usize,
+    /// `[num_rows * row_len]` ids into the word table.
+    pub input_ids: &'a [u32],
+    /// `[num_rows * row_len]` segment of each token.
+    pub token_type_ids: &'a [u8],
+    /// `[num_rows]` real tokens per row, at least 1.
+    pub lengths: &'a [u32],
+}
+
+impl<'a> TokenBatch<'a> {
+    /// The same tokens in the form of training, without labels, if they fit the model.
+    pub(crate) fn validated(&self, config: &ModelConfig) -> Result<PretrainBatch<'a>, ModelError> {
+        let batch = PretrainBatch {
+            num_rows: self.num_rows,
+            row_len: self.row_len,
+            input_ids: self.input_ids,
+            token_type_ids: self.token_type_ids,
+            lengths: self.lengths,
+            mlm_positions: &[],
+            mlm_labels: &[],
+            nsp_labels: &[],
+        };
+        batch.validate_tokens(config)?;
+        Ok(batch)
+    }
+}
+
 impl PretrainBatch<'_> {
     /// Checks every promise of the fields against each other and against the model.
     pub(crate) fn validate(&self, config: &ModelConfig) -> Result<(), ModelError> {
-        self.validate_lengths(config)?;
-        let vocab_size = config.vocab_size;
-        check_below("input_ids", self.input_ids, vocab_size)?;
-        check_below("token_type_ids", self.token_type_ids, config.type_vocab_size)?;
-        check_below("mlm_labels", self.mlm_labels, vocab_size)?;
+        self.validate_tokens(config)?;
+        check_len("mlm_labels", self.mlm_labels.len(), self.mlm_positions.len())?;
+        if !self.nsp_labels.is_empty() {
+            check_len("nsp_labels", self.nsp_labels.len(), self.num_rows)?;
+        }
+        let learns = !(self.mlm_positions.is_empty() && self.nsp_labels.is_empty());
+        check("mlm_positions", learns, "a masked position or a sentence label", "neither")?;
+        check_below("mlm_labels", self.mlm_labels, config.vocab_size)?;
         check_below("nsp_labels", self.nsp_labels, 2)?;
         self.validate_positions()
     }
 
-    fn validate_lengths(&self, config: &ModelConfig) -> Result<(), ModelError> {
+    fn validate_tokens(&self, config: &ModelConfig) -> Result<(), ModelError> {
         let max_len = config.max_position_embeddings;
         check("num_rows", self.num_rows >= 1, "at least 1", self.num_rows)?;
         let expected = format!("1 to max_position_embeddings = {max_len}");
@@ -47,12 +83,8 @@ impl PretrainBatch<'_> {
         check_len("input_ids", self.input_ids.len(), num_tokens)?;
         check_len("token_type_ids", self.token_type_ids.len(), num_tokens)?;
         check_len("lengths", self.lengths.len(), self.num_rows)?;
-        check_len("mlm_labels", self.mlm_labels.len(), self.mlm_positions.len())?;
-        if !self.nsp_labels.is_empty() {
-            check_len("nsp_labels", self.nsp_labels.len(), self.num_rows)?;
-        }
-        let learns = !(self.mlm_positions.is_empty() && self.nsp_labels.is_empty());
-        check("mlm_positions", learns, "a masked position or a sentence label", "neither")?;
+        check_below("input_ids", self.input_ids, config.vocab_size)?;
+        check_below("token_type_ids", self.token_type_ids, config.type_vocab_size)?;
         match self.lengths.iter().find(|&&length| !(1..=self.row_len).contains(&(length as usize))) {
             Some(length) => check("lengths", false, format!("1 to row_len = {}", self.row_len), length),
             None => Ok(()),

@@ -20,8 +20,10 @@ mod config;
 mod embeddings;
 mod encoder;
 mod error;
+mod grow;
 mod heads;
 pub mod hf;
+mod infer;
 mod init;
 mod layers;
 mod layout;
@@ -32,9 +34,11 @@ mod pretrain;
 #[cfg(test)]
 mod test_support;
 
-pub use batch::PretrainBatch;
+pub use batch::{PretrainBatch, TokenBatch};
 pub use config::{ConfigError, HiddenAct, ModelConfig};
 pub use error::ModelError;
+pub use grow::grow_vocabulary;
+pub use infer::Classifier;
 pub use init::initial_bucket;
 pub use layout::{BucketLayout, ParameterLayout, ParameterSpec};
 pub use loss::{BatchLosses, LossScale};

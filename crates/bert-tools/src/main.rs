@@ -7,11 +7,13 @@ mod audit;
 mod build_progress;
 mod checkpoint;
 mod cli;
+mod convert;
 mod corpus;
 mod failure;
 mod fill_mask;
 mod google_pairs;
 mod held_out;
+mod new_tokens;
 mod predict;
 mod report;
 mod shards;
@@ -41,6 +43,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Shards(command) => shards::run(command),
         Command::Audit(arguments) => audit::run(&arguments),
         Command::FillMask(arguments) => fill_mask::run(&arguments),
+        Command::Convert(arguments) => convert::run(&arguments),
         Command::Checkpoint(command) => checkpoint::run(command),
         Command::Report(arguments) => report::run(&arguments),
     }
