@@ -198,6 +198,11 @@ impl Corpus {
         Ok(DocumentRun { first_document: documents.start, bounds, lengths })
     }
 
+    /// The end of the shard that a document is in, as a document index.
+    pub(crate) fn shard_end(&self, document: u64) -> u64 {
+        self.first_documents[self.find(document).0 + 1]
+    }
+
     /// Reads everything about consecutive documents once, in runs, and forgets it: what follows finds it in the
     /// page cache.
     pub(crate) fn read_ahead(&self, documents: Range<u64>) -> Result<(), DataError> {

@@ -6,6 +6,7 @@
 //! Every arrow is a pure function of the corpus, the settings and the seed. What is kept between calls is a
 //! cache.
 
+mod ahead;
 mod evaluation;
 
 pub use evaluation::EvalBaselines;
@@ -29,8 +30,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Plans kept at a time: a batch touches two epochs at most.
 const MAX_CACHED_PLANS: usize = 3;
-/// Windows that count as read: more than threads at work near a border can mix.
-const MAX_READ_WINDOWS: usize = 4;
 
 /// Where a position of the endless sequence of samples lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +60,8 @@ pub struct PretrainData {
     masker: Masker,
     special: SpecialIds,
     epochs: Mutex<Epochs>,
-    /// Windows whose documents were read ahead: epoch and window.
-    read_windows: Mutex<VecDeque<(u64, u64)>>,
+    /// Windows whose documents were read.
+    read_windows: Mutex<ahead::ReadWindows>,
     /// Samples of the held-out documents, if any are held out.
     held_out: Option<EpochPlan>,
 }
@@ -215,7 +214,7 @@ impl PretrainData {
         let planned = match self.windows(epoch, &plan, order_key) {
             None => plan.at(&self.context, order_key, index_in_epoch)?,
             Some(windows) => {
-                self.read_ahead(epoch, &windows, index_in_epoch)?;
+                self.read_window(epoch, &windows, index_in_epoch)?;
                 windows.at(&self.context, &plan, index_in_epoch)?
             }
         };
@@ -278,18 +277,26 @@ impl PretrainData {
     /// other.
     fn plan(&self, epoch: u64) -> Result<Arc<EpochPlan>, DataError> {
         let copy = self.copy(epoch);
-        if let Some((_, plan)) = self.lock().plans.iter().find(|(known, _)| *known == copy) {
-            return Ok(plan.clone());
+        if let Some(plan) = self.cached_plan(copy) {
+            return Ok(plan);
         }
         let plan = Arc::new(EpochPlan::new(&self.context, self.plan_site(copy))?);
+        self.keep_plan(copy, plan.clone());
+        Ok(plan)
+    }
+
+    fn cached_plan(&self, copy: u64) -> Option<Arc<EpochPlan>> {
+        self.lock().plans.iter().find(|(known, _)| *known == copy).map(|(_, plan)| plan.clone())
+    }
+
+    fn keep_plan(&self, copy: u64, plan: Arc<EpochPlan>) {
         let mut epochs = self.lock();
         if !epochs.plans.iter().any(|(known, _)| *known == copy) {
-            epochs.plans.push_back((copy, plan.clone()));
+            epochs.plans.push_back((copy, plan));
             if epochs.plans.len() > MAX_CACHED_PLANS {
                 epochs.plans.pop_front();
             }
         }
-        Ok(plan)
     }
 
     fn plan_site(&self, copy: u64) -> PlanSite {
@@ -327,24 +334,6 @@ impl PretrainData {
             epochs.windows.pop_front();
         }
         Some(windows)
-    }
-
-    /// Reads the documents of a window in runs before the first sample of it is taken, so that the samples find
-    /// them in the page cache. Other threads wait meanwhile, as they would for the disk.
-    fn read_ahead(&self, epoch: u64, windows: &Windows, index_in_epoch: u64) -> Result<(), DataError> {
-        let window = windows.window_of(index_in_epoch);
-        let mut read = self.read_windows.lock().unwrap_or_else(PoisonError::into_inner);
-        if read.contains(&(epoch, window)) {
-            return Ok(());
-        }
-        for documents in windows.documents(&self.context, window) {
-            self.context.corpus.read_ahead(documents)?;
-        }
-        read.push_back((epoch, window));
-        if read.len() > MAX_READ_WINDOWS {
-            read.pop_front();
-        }
-        Ok(())
     }
 
     /// Finds out where the epoch after `epoch` begins, if nobody else has.
@@ -385,7 +374,11 @@ impl PretrainData {
 }
 
 #[cfg(test)]
+mod ahead_tests;
+#[cfg(test)]
 mod order_tests;
+#[cfg(test)]
+mod scale_tests;
 #[cfg(test)]
 mod source_tests;
 #[cfg(test)]

@@ -100,4 +100,6 @@ fn check_records(dir: &Path, shards: &[ShardRecord], verify: Verify) -> Result<(
 #[cfg(test)]
 mod megatron_tests;
 #[cfg(test)]
+pub(crate) mod synthetic;
+#[cfg(test)]
 mod tests;

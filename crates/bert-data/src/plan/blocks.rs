@@ -65,6 +65,11 @@ impl Windows {
         Some(windows)
     }
 
+    /// Number of windows.
+    pub(crate) fn len(&self) -> u64 {
+        self.first_samples.len() as u64 - 1
+    }
+
     /// The window a place is in.
     pub(crate) fn window_of(&self, place: u64) -> u64 {
         self.first_samples.partition_point(|&first| first <= place) as u64 - 1
@@ -147,7 +152,7 @@ impl PlanContext {
         Some(self.documents_of(blocks.runs(block as u64)))
     }
 
-    fn documents_of(&self, runs: Range<usize>) -> Range<u64> {
+    pub(super) fn documents_of(&self, runs: Range<usize>) -> Range<u64> {
         self.runs.starts[runs.start]..self.runs.starts[runs.end]
     }
 }

@@ -11,7 +11,7 @@
 
 use super::{PlanContext, PlanSite};
 use crate::split::Side;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -57,6 +57,9 @@ impl std::ops::Sub for Totals {
     }
 }
 
+/// Another process is counting.
+pub(super) struct WouldBlock;
+
 /// Where the counts of one plan are kept.
 pub(super) struct CountsFile {
     folder: PathBuf,
@@ -69,6 +72,29 @@ impl CountsFile {
         let fingerprint = fingerprint(context, site);
         let folder = context.corpus.dir().join("plans");
         Self { folder, fingerprint, num_runs: context.runs.len() }
+    }
+
+    /// Says that this process is counting ahead, until the lock is dropped. Where nothing can be locked, or counting is
+    /// too quick to share, everybody may count.
+    ///
+    /// # Errors
+    ///
+    /// If another process has said so.
+    pub(super) fn try_lock(&self) -> Result<Option<File>, WouldBlock> {
+        if self.num_runs < MIN_RUNS || !self.make_folder() {
+            return Ok(None);
+        }
+        let Ok(folder) = File::open(&self.folder) else { return Ok(None) };
+        match folder.try_lock() {
+            Ok(()) => Ok(Some(folder)),
+            Err(TryLockError::WouldBlock) => Err(WouldBlock),
+            Err(TryLockError::Error(_)) => Ok(None),
+        }
+    }
+
+    /// Makes the folder, only inside of a shard folder that is still there. Returns whether it is there.
+    fn make_folder(&self) -> bool {
+        self.folder.is_dir() || fs::create_dir(&self.folder).is_ok()
     }
 
     /// The sums over all runs, if they are known.
@@ -122,8 +148,7 @@ impl CountsFile {
         bytes.extend(blake3::hash(&bytes).as_bytes());
         let path = self.path();
         let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-        // Only inside of a shard folder that is still there.
-        if !self.folder.is_dir() && fs::create_dir(&self.folder).is_err() {
+        if !self.make_folder() {
             return;
         }
         let is_kept = fs::write(&temporary, &bytes).and_then(|()| fs::rename(&temporary, &path)).is_ok();

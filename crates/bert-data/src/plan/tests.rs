@@ -10,7 +10,11 @@ fn rules(objective: SentenceObjective) -> PlanRules {
 
 fn plan(lengths: &[u32], rules: &PlanRules, n: u64) -> Vec<Chunk> {
     let mut chunks = vec![];
-    plan_document(lengths, rules, Key::new(11, Purpose::SamplePlan), n, |chunk| chunks.push(chunk));
+    let is_whole = Planner::new(rules, Key::new(11, Purpose::SamplePlan)).plan(lengths, n, |chunk| {
+        chunks.push(chunk);
+        true
+    });
+    assert!(is_whole);
     chunks
 }
 
