@@ -6,9 +6,10 @@
 //! budget.
 
 mod choose;
+mod fill;
 
 pub(crate) use choose::length_weights;
-pub use choose::span_weights;
+pub use choose::{ngram_preset, span_weights};
 
 use crate::config::{MaskingConfig, ReplaceUnit};
 use crate::error::DataError;

@@ -2,9 +2,10 @@
 //!
 //! A length is drawn first, then a place for it among all places where it fits; a length that fits nowhere is
 //! drawn again among the shorter ones. The number drawn first is kept, so that the distribution asked for and
-//! the one realised can be compared.
+//! the one realised can be compared. Weights without single words have a way of their own ([`super::fill`]).
 
 use super::MaskedUnit;
+use super::fill::choose_exactly;
 use crate::config::{MaskStrategy, MaskingConfig};
 use bert_random::Stream;
 
@@ -19,6 +20,16 @@ pub fn span_weights() -> Vec<f64> {
     let weights: Vec<f64> = (0..SPAN_MAX_WORDS as i32).map(|n| SPAN_P * (1.0 - SPAN_P).powi(n)).collect();
     let sum: f64 = weights.iter().sum();
     weights.into_iter().map(|weight| weight / sum).collect()
+}
+
+/// Weights of 1, 2, .. words that have a name: "albert" (Lan et al. 2020: P(n) proportional to 1/n, up to 3) and
+/// "macbert" (Cui et al. 2020, section 3.1). `None` for any other name.
+pub fn ngram_preset(name: &str) -> Option<Vec<f64>> {
+    match name {
+        "albert" => Some(vec![6.0, 3.0, 2.0]),
+        "macbert" => Some(vec![0.4, 0.3, 0.2, 0.1]),
+        _ => None,
+    }
 }
 
 /// Weight of units of 1, 2, .. words; need not sum to 1.
@@ -90,6 +101,9 @@ impl Chooser {
         if self.weights.len() == 1 {
             return choose_single(words, budget, stream);
         }
+        if self.weights[0] == 0.0 {
+            return choose_exactly(&self.weights, words, budget, stream);
+        }
         let mut is_free = vec![true; words.len()];
         let mut left = budget;
         let mut units = Vec::new();
@@ -154,9 +168,9 @@ impl Chooser {
 
 /// Where a unit could begin, and the tokens it would mask.
 #[derive(Clone, Copy)]
-struct Place {
-    first_word: usize,
-    num_tokens: usize,
+pub(super) struct Place {
+    pub(super) first_word: usize,
+    pub(super) num_tokens: usize,
 }
 
 /// A unit that was drawn.
@@ -168,7 +182,13 @@ struct Drawn {
 }
 
 /// All places for `num_words` consecutive free words with at most `left` tokens.
-fn find_places(words: &[Word], is_free: &[bool], num_words: usize, left: usize, places: &mut Vec<Place>) {
+pub(super) fn find_places(
+    words: &[Word],
+    is_free: &[bool],
+    num_words: usize,
+    left: usize,
+    places: &mut Vec<Place>,
+) {
     places.clear();
     let mut num_tokens = 0;
     let mut run = 0;

@@ -52,9 +52,16 @@ fn any_config() -> impl Strategy<Value = MaskingConfig> {
         MaskStrategy::Span,
     ]);
     let unit = prop::sample::select(vec![ReplaceUnit::Token, ReplaceUnit::Span]);
-    (strategy, unit, 0.01f64..0.9, 1usize..60).prop_map(|(strategy, unit, mlm_probability, max)| {
-        MaskingConfig { unit, mlm_probability, max_predictions_per_seq: max, ..config(strategy) }
-    })
+    let weights = prop::sample::select(vec![vec![6.0, 3.0, 2.0], vec![0.0, 3.0, 1.0], vec![0.0, 0.0, 1.0]]);
+    (strategy, unit, 0.01f64..0.9, 1usize..60, weights).prop_map(
+        |(strategy, unit, mlm_probability, max, ngram_weights)| MaskingConfig {
+            unit,
+            mlm_probability,
+            max_predictions_per_seq: max,
+            ngram_weights,
+            ..config(strategy)
+        },
+    )
 }
 
 proptest! {
@@ -89,6 +96,9 @@ proptest! {
             prop_assert!(unit.start >= end, "units overlap");
             end = unit.end;
             prop_assert!(unit.num_words >= 1 && unit.num_words <= unit.num_words_drawn);
+            if config.strategy == MaskStrategy::Ngram {
+                prop_assert!(config.ngram_weights[unit.num_words - 1] > 0.0, "a length nobody asked for");
+            }
             covered.extend((unit.start..unit.end).filter(|&p| tokens[p] != SPECIAL.unk));
             let is_plain = |token: &u32| *token == SPECIAL.unk || (*token > 4 && *token != 17);
             prop_assert!(tokens[unit.start..unit.end].iter().all(is_plain));
