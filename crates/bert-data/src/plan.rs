@@ -3,7 +3,7 @@
 //! A sample is a stretch of one document, cut in two where there is a sentence objective. Which stretches a
 //! document gives depends on its sentence lengths, its index and the key alone, so documents are independent
 //! of each other and of every rank. No token is read here. Kept in memory: one number per run of some hundred
-//! sentences.
+//! sentences, and the samples of the first runs.
 //!
 //! As in google-research/bert `create_pretraining_data.py`, with its defects mended:
 //! - the target length is drawn per chunk, not per document;
@@ -14,6 +14,7 @@
 
 mod blocks;
 mod counts;
+mod kept;
 
 pub(crate) use blocks::Windows;
 
@@ -23,6 +24,7 @@ use crate::error::DataError;
 use crate::split::{Side, Split};
 use bert_random::{Key, Permutation, Stream};
 use counts::{CountsFile, Totals};
+use kept::KeptRuns;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -63,20 +65,21 @@ pub(crate) struct Chunk {
     pub(crate) second: Second,
 }
 
-/// Token ranges of a document's sentences; sentences longer than `max_tokens` are cut into equal parts of at
-/// most half of it.
-pub(crate) fn pieces(sentence_lengths: &[u32], max_tokens: u64) -> Vec<Range<u64>> {
-    let mut pieces = Vec::with_capacity(sentence_lengths.len());
+/// Where a document's pieces end, in tokens: its sentences, or equal parts of at most half of `max_tokens` of a
+/// sentence that is longer than that.
+pub(crate) fn piece_ends(sentence_lengths: &[u32], max_tokens: u64) -> Vec<u64> {
+    let mut ends = Vec::with_capacity(sentence_lengths.len());
     let mut start = 0;
     for &length in sentence_lengths {
         let length = u64::from(length);
-        let num_parts = if length > max_tokens { length.div_ceil((max_tokens / 2).max(1)) } else { 1 };
-        for part in 0..num_parts {
-            pieces.push(start + length * part / num_parts..start + length * (part + 1) / num_parts);
+        if length > max_tokens {
+            let num_parts = length.div_ceil((max_tokens / 2).max(1));
+            ends.extend((1..num_parts).map(|part| start + length * part / num_parts));
         }
         start += length;
+        ends.push(start);
     }
-    pieces
+    ends
 }
 
 /// Below the key of a plan: the site of the labels. No document has this index.
@@ -102,32 +105,35 @@ impl Labels {
     }
 }
 
-/// Calls `emit` for every sample of a document, in order.
+/// Calls `emit` for every sample of a document, in order, until it returns false.
 pub(crate) fn plan_document(
     sentence_lengths: &[u32],
     rules: &PlanRules,
     plan_key: Key,
     document: u64,
-    mut emit: impl FnMut(Chunk),
+    mut emit: impl FnMut(Chunk) -> bool,
 ) {
-    let mut pieces = pieces(sentence_lengths, rules.max_tokens);
+    let ends = piece_ends(sentence_lengths, rules.max_tokens);
+    // Where the next sample begins: at the start of piece `idx`, or inside it.
+    let mut start = 0;
     let mut stream = plan_key.with(document).stream();
     let mut labels = Labels::new(plan_key, document);
     let mut idx = 0;
-    while idx < pieces.len() {
+    while idx < ends.len() {
         let target = target_tokens(rules, &mut stream);
-        let start = pieces[idx].start;
         let mut end_idx = idx + 1;
-        while end_idx < pieces.len() && pieces[end_idx - 1].end - start < target {
+        while end_idx < ends.len() && ends[end_idx - 1] - start < target {
             end_idx += 1;
         }
-        let end = pieces[end_idx - 1].end;
+        let end = ends[end_idx - 1];
         if end - start < MIN_SAMPLE_TOKENS {
             return;
         }
         if rules.objective == SentenceObjective::None {
-            emit(Chunk { first: start..end, rest: end..end, second: Second::None });
-            idx = end_idx;
+            if !emit(Chunk { first: start..end, rest: end..end, second: Second::None }) {
+                return;
+            }
+            (start, idx) = (end, end_idx);
             continue;
         }
         let num_pieces = (end_idx - idx) as u64;
@@ -136,7 +142,7 @@ pub(crate) fn plan_document(
             (start + 1 + stream.below(end - start - 1), 0)
         } else {
             let num_first = 1 + stream.below(num_pieces - 1) as usize;
-            (pieces[idx + num_first - 1].end, num_first)
+            (ends[idx + num_first - 1], num_first)
         };
         let second = match (rules.objective, labels.next_is_positive()) {
             (_, true) => Second::Next,
@@ -146,17 +152,15 @@ pub(crate) fn plan_document(
                 starts_inside: is_cut_inside,
             },
         };
-        if !matches!(second, Second::Random { .. }) {
-            emit(Chunk { first: start..cut, rest: cut..end, second });
-            idx = end_idx;
-            continue;
+        // What a random second segment stands for goes back to the document.
+        let (rest_end, next_idx) = match second {
+            Second::Random { .. } => (cut, idx + num_first),
+            _ => (end, end_idx),
+        };
+        if !emit(Chunk { first: start..cut, rest: cut..rest_end, second }) {
+            return;
         }
-        // What the second segment would have been goes back to the document.
-        emit(Chunk { first: start..cut, rest: cut..cut, second });
-        idx += num_first;
-        if is_cut_inside {
-            pieces[idx].start = cut;
-        }
+        (start, idx) = (rest_end, next_idx);
     }
 }
 
@@ -217,6 +221,7 @@ pub(crate) struct EpochPlan {
     first_samples: Vec<u64>,
     /// The same, of negative samples only.
     first_negatives: Vec<u64>,
+    kept: KeptRuns,
 }
 
 impl EpochPlan {
@@ -231,13 +236,15 @@ impl EpochPlan {
                 counts
             }
         };
-        let mut plan = Self { side, key, first_samples: vec![0], first_negatives: vec![0] };
+        let kept = KeptRuns::new(&[0]);
+        let mut plan = Self { side, key, first_samples: vec![0], first_negatives: vec![0], kept };
         plan.first_samples.reserve_exact(counts.len());
         plan.first_negatives.reserve_exact(counts.len());
         for Totals { num_samples, num_negative } in counts {
             plan.first_samples.push(plan.num_samples() + num_samples);
             plan.first_negatives.push(plan.num_negative() + num_negative);
         }
+        plan.kept = KeptRuns::new(&plan.first_samples);
         Ok(plan)
     }
 
@@ -316,7 +323,11 @@ impl EpochPlan {
         let mut left = rank - before(run_idx);
         let mut sample_idx = self.first_samples[run_idx];
         let mut found = None;
-        context.visit(run_idx, self.side, self.key, |document, chunk| {
+        let plan = |visitor: &mut dyn FnMut(u64, Chunk) -> bool| {
+            context.visit(run_idx, self.side, self.key, visitor)
+        };
+        let first_document = context.runs.documents(run_idx).start;
+        self.kept.visit(run_idx, first_document, plan, |document, chunk| {
             let counts = label.is_none_or(|label| label == chunk.is_negative());
             if counts && left == 0 {
                 found = Some(PlannedSample { sample_idx, document, chunk });
@@ -361,9 +372,8 @@ impl PlanContext {
         for (document, lengths) in run.iter() {
             if self.split.side(document) == side {
                 plan_document(lengths, &self.rules, key, document, |chunk| {
-                    if is_wanted {
-                        is_wanted = visitor(document, chunk);
-                    }
+                    is_wanted = visitor(document, chunk);
+                    is_wanted
                 });
             }
             if !is_wanted {

@@ -1,6 +1,6 @@
 //! Lengths of units over a million draws: as first drawn they must follow the asked distribution.
 
-use super::choose::{Chooser, Word, length_weights};
+use super::choose::{Choice, Chooser, Word, length_weights};
 use crate::audit::statistics::chi_square;
 use crate::config::*;
 use bert_random::{Key, Purpose};
@@ -25,9 +25,11 @@ fn draw(chooser: &Chooser, num_lengths: usize) -> (Vec<u64>, Vec<u64>) {
     let (mut drawn, mut realised) = (vec![0; num_lengths], vec![0; num_lengths]);
     let mut num_units = 0;
     for n in 0.. {
-        let words = words(n % 64);
+        let mut choice = Choice { words: words(n % 64), ..Choice::default() };
+        let mut units = vec![];
         let key = Key::new(11, Purpose::Mask).with(n);
-        for unit in chooser.choose(&words, 19, &mut key.stream()) {
+        chooser.choose(&mut choice, 19, &mut key.stream(), &mut units);
+        for unit in units {
             drawn[unit.num_words_drawn - 1] += 1;
             realised[unit.num_words - 1] += 1;
             num_units += 1;
