@@ -149,7 +149,7 @@ fn config(masking: Masking) -> PretrainDataConfig {
         order: SampleOrder::Global,
         global_batch_size: NUM_SLOTS * MICRO_BATCH,
         micro_batch_size: MICRO_BATCH,
-        validation_fraction: 0.0,
+        validation_fraction: 0.005,
         seed: 12345,
     }
 }

@@ -1,13 +1,16 @@
 //! An opened shard folder: documents, sentence lengths and tokens by position.
 //!
-//! Keeps one number per shard in memory; everything else is read where it is needed. Knows nothing of
-//! samples.
+//! Keeps one number per shard in memory, and the indices of the first shards up to a fixed number of bytes; everything
+//! else is read where it is needed. Knows nothing of samples.
 
 use crate::error::DataError;
 use crate::shards::{Manifest, Shard, Verify, check_files};
 use crate::tokenizer::Tokenizer;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+/// Bytes of indices and word starts kept in memory: those of about 150 million tokens.
+const INDEX_BYTES_KEPT: u64 = 32 << 20;
 
 /// A corpus of tokenized documents. Cheap to share between threads.
 pub struct Corpus {
@@ -31,6 +34,14 @@ pub struct Document {
     first_sentence: u64,
     /// Tokens of each sentence; none is zero.
     pub sentence_lengths: Vec<u32>,
+}
+
+/// Where the tokens of a document lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    shard_idx: usize,
+    /// Index in the shard.
+    first_token: u64,
 }
 
 /// Sentence lengths of consecutive documents of one shard.
@@ -62,8 +73,11 @@ impl Corpus {
         let mut shards = Vec::with_capacity(manifest.shards.len());
         let mut first_documents = vec![0];
         let mut num_documents = 0;
+        let mut index_bytes_left = INDEX_BYTES_KEPT;
         for record in &manifest.shards {
-            shards.push(Shard::open(dir, record, token_type)?);
+            let mut shard = Shard::open(dir, record, token_type)?;
+            index_bytes_left -= shard.keep_index(record, index_bytes_left)?;
+            shards.push(shard);
             num_documents += record.counts.num_documents;
             first_documents.push(num_documents);
         }
@@ -152,9 +166,33 @@ impl Corpus {
         ids: &mut Vec<u32>,
         word_starts: &mut Vec<bool>,
     ) -> Result<(), DataError> {
-        let shard = &self.shards[document.shard_idx];
-        let first = shard.first_token(document.first_sentence)?;
-        let range = first + tokens.start..first + tokens.end;
+        self.read_at(self.place_of(document)?, tokens, ids, word_starts)
+    }
+
+    /// Where the tokens of a document lie, without the lengths of its sentences.
+    pub(crate) fn place(&self, document: u64) -> Result<Place, DataError> {
+        let (shard_idx, local) = self.find(document);
+        let shard = &self.shards[shard_idx];
+        let first_sentence = shard.document_bounds(local..local + 1)?[0];
+        Ok(Place { shard_idx, first_token: shard.first_token(first_sentence)? })
+    }
+
+    /// The same of a document that was looked up.
+    pub(crate) fn place_of(&self, document: &Document) -> Result<Place, DataError> {
+        let Document { shard_idx, first_sentence, .. } = *document;
+        Ok(Place { shard_idx, first_token: self.shards[shard_idx].first_token(first_sentence)? })
+    }
+
+    /// [`Corpus::read_tokens`] of the document at a place.
+    pub(crate) fn read_at(
+        &self,
+        place: Place,
+        tokens: Range<u64>,
+        ids: &mut Vec<u32>,
+        word_starts: &mut Vec<bool>,
+    ) -> Result<(), DataError> {
+        let shard = &self.shards[place.shard_idx];
+        let range = place.first_token + tokens.start..place.first_token + tokens.end;
         shard.read_tokens(range.clone(), self.manifest.vocab_size, ids)?;
         shard.read_word_starts(range, word_starts)
     }

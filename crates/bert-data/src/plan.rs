@@ -3,7 +3,7 @@
 //! A sample is a stretch of one document, cut in two where there is a sentence objective. Which stretches a
 //! document gives depends on its sentence lengths, its index and the key alone, so documents are independent
 //! of each other and of every rank. No token is read here. Kept in memory: one number per run of some hundred
-//! sentences.
+//! sentences, and the samples of the first runs.
 //!
 //! As in google-research/bert `create_pretraining_data.py`, with its defects mended:
 //! - the target length is drawn per chunk, not per document;
@@ -14,6 +14,7 @@
 
 mod blocks;
 mod counts;
+mod kept;
 mod sources;
 
 pub use sources::MAX_SOURCE_WEIGHT;
@@ -27,6 +28,7 @@ use crate::error::DataError;
 use crate::split::{Side, Split};
 use bert_random::{Key, Permutation, Stream};
 use counts::{CountsFile, Totals};
+use kept::KeptRuns;
 use rayon::prelude::*;
 use sources::Repeats;
 use std::ops::Range;
@@ -71,27 +73,25 @@ pub(crate) struct Chunk {
     pub(crate) second: Second,
 }
 
-/// Token ranges of a document's sentences; sentences longer than `max_tokens` are cut into equal parts of at
-/// most half of it.
-pub(crate) fn pieces(sentence_lengths: &[u32], max_tokens: u64) -> Vec<Range<u64>> {
-    let mut ends = Vec::new();
+/// Where a document's pieces end, in tokens: its sentences, or equal parts of at most half of `max_tokens` of a
+/// sentence that is longer than that.
+pub(crate) fn piece_ends(sentence_lengths: &[u32], max_tokens: u64) -> Vec<u64> {
+    let mut ends = Vec::with_capacity(sentence_lengths.len());
     fill_ends(sentence_lengths, max_tokens, &mut ends);
-    let starts = std::iter::once(&0).chain(&ends);
-    starts.zip(&ends).map(|(&start, &end)| start..end).collect()
+    ends
 }
 
-/// The ends of the pieces of a document.
+/// [`piece_ends`] into memory that is used again.
 fn fill_ends(sentence_lengths: &[u32], max_tokens: u64, ends: &mut Vec<u64>) {
     ends.clear();
     let mut start = 0;
     for length in sentence_lengths.iter().map(|&length| u64::from(length)) {
         if length > max_tokens {
             let num_parts = length.div_ceil((max_tokens / 2).max(1));
-            ends.extend((1..=num_parts).map(|part| start + length * part / num_parts));
-        } else {
-            ends.push(start + length);
+            ends.extend((1..num_parts).map(|part| start + length * part / num_parts));
         }
         start += length;
+        ends.push(start);
     }
 }
 
@@ -283,6 +283,7 @@ pub(crate) struct EpochPlan {
     first_samples: Vec<u64>,
     /// The same, of negative samples only.
     first_negatives: Vec<u64>,
+    kept: KeptRuns,
 }
 
 impl EpochPlan {
@@ -330,13 +331,15 @@ impl EpochPlan {
     }
 
     fn of_counts(site: PlanSite, counts: Vec<Totals>) -> Self {
-        let mut plan = Self { site, first_samples: vec![0], first_negatives: vec![0] };
+        let mut plan =
+            Self { site, first_samples: vec![0], first_negatives: vec![0], kept: KeptRuns::new(&[0]) };
         plan.first_samples.reserve_exact(counts.len());
         plan.first_negatives.reserve_exact(counts.len());
         for Totals { num_samples, num_negative } in counts {
             plan.first_samples.push(plan.num_samples() + num_samples);
             plan.first_negatives.push(plan.num_negative() + num_negative);
         }
+        plan.kept = KeptRuns::new(&plan.first_samples);
         plan
     }
 
@@ -419,7 +422,11 @@ impl EpochPlan {
         let mut left = rank - before(run_idx);
         let mut sample_idx = self.first_samples[run_idx];
         let mut found = None;
-        context.visit(run_idx..run_idx + 1, &self.site, |_, document, chunk| {
+        let plan = |visitor: &mut dyn FnMut(u64, Chunk) -> bool| {
+            context.visit(run_idx..run_idx + 1, &self.site, |_, document, chunk| visitor(document, chunk))
+        };
+        let first_document = context.runs.starts[run_idx];
+        self.kept.visit(run_idx, first_document, plan, |document, chunk| {
             let counts = label.is_none_or(|label| label == chunk.is_negative());
             if counts && left == 0 {
                 found = Some(PlannedSample { sample_idx, document, chunk });

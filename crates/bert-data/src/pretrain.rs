@@ -11,12 +11,12 @@ mod evaluation;
 
 pub use evaluation::EvalBaselines;
 
-use crate::batch::{MicroBatch, Sample};
+use crate::batch::{MicroBatch, RowParts, Sample};
 use crate::config::{MaskMode, PretrainDataConfig, SampleOrder, SentenceObjective};
 use crate::corpus::Corpus;
 use crate::error::DataError;
-use crate::masking::Masker;
-use crate::pairs::build_row;
+use crate::masking::{Choice, Masked, Masker};
+use crate::pairs::{Row, build_row};
 use crate::plan::{
     EpochPlan, MIN_SAMPLE_TOKENS, PlanContext, PlanRules, PlanSite, PlannedSample, Runs, Sources, Windows,
 };
@@ -80,6 +80,14 @@ struct Epochs {
 struct SampleKeys {
     pair: Key,
     mask: Key,
+}
+
+/// Memory of one sample, used again for the next.
+#[derive(Default)]
+struct Workspace {
+    row: Row,
+    choice: Choice,
+    masked: Masked,
 }
 
 impl std::fmt::Debug for PretrainData {
@@ -188,11 +196,14 @@ impl PretrainData {
     ///
     /// [`DataError::Io`] if the shards cannot be read.
     pub fn sample(&self, position: u64) -> Result<Sample, DataError> {
-        let (SamplePosition { epoch, sample_idx, .. }, planned) = self.find(position)?;
+        let (SamplePosition { epoch, .. }, planned) = self.find(position)?;
+        self.realize(&planned, epoch, &self.sample_keys(epoch, planned.sample_idx))
+    }
+
+    fn sample_keys(&self, epoch: u64, sample_idx: u64) -> SampleKeys {
         let copy = self.copy(epoch);
         let key = |purpose| Key::new(self.config.seed, purpose).with(copy).with(sample_idx);
-        let keys = SampleKeys { pair: key(Purpose::Pair), mask: key(Purpose::Mask) };
-        self.realize(&planned, epoch, &keys)
+        SampleKeys { pair: key(Purpose::Pair), mask: key(Purpose::Mask) }
     }
 
     /// Where a position lies, and the sample there.
@@ -234,18 +245,49 @@ impl PretrainData {
         }
         let num_rows = self.config.micro_batch_size as u64;
         let first = step * self.config.global_batch_size as u64 + slot as u64 * num_rows;
-        let samples: Vec<Sample> =
-            (first..first + num_rows).map(|position| self.sample(position)).collect::<Result<_, _>>()?;
-        Ok(self.batch(step, slot, &samples))
+        let mut batch = self.start_batch(step, slot, self.config.micro_batch_size);
+        let mut workspace = Workspace::default();
+        for position in first..first + num_rows {
+            let (SamplePosition { epoch, .. }, planned) = self.find(position)?;
+            let keys = self.sample_keys(epoch, planned.sample_idx);
+            self.push_sample(&planned, epoch, &keys, &mut workspace, &mut batch)?;
+        }
+        Ok(batch.finish())
     }
 
-    fn batch(&self, step: u64, slot: usize, samples: &[Sample]) -> MicroBatch {
-        MicroBatch::new(step, slot, samples, self.config.max_seq_length, self.special.pad)
+    fn start_batch(&self, step: u64, slot: usize, max_rows: usize) -> MicroBatch {
+        MicroBatch::start(step, slot, max_rows, self.config.max_seq_length)
+    }
+
+    /// [`PretrainData::realize`] straight into a micro-batch.
+    fn push_sample(
+        &self,
+        planned: &PlannedSample,
+        epoch: u64,
+        keys: &SampleKeys,
+        workspace: &mut Workspace,
+        batch: &mut MicroBatch,
+    ) -> Result<(), DataError> {
+        let Workspace { row, choice, masked } = workspace;
+        build_row(&self.context, planned, self.special, keys.pair, row)?;
+        self.masker.mask_into(&row.tokens, &row.word_starts, keys.mask, choice, masked);
+        let parts = RowParts {
+            epoch,
+            sample_idx: planned.sample_idx,
+            input_ids: &masked.input_ids,
+            token_type_ids: &row.token_type_ids,
+            mlm_positions: &masked.positions,
+            mlm_labels: &masked.labels,
+            nsp_label: row.label,
+        };
+        batch.push(&parts, self.special.pad);
+        Ok(())
     }
 
     /// Reads, pairs and masks a planned sample.
     fn realize(&self, planned: &PlannedSample, epoch: u64, keys: &SampleKeys) -> Result<Sample, DataError> {
-        let row = build_row(&self.context, planned, self.special, keys.pair)?;
+        let mut row = Row::default();
+        build_row(&self.context, planned, self.special, keys.pair, &mut row)?;
         let masked = self.masker.mask(&row.tokens, &row.word_starts, keys.mask);
         Ok(Sample {
             epoch,

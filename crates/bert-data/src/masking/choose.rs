@@ -50,6 +50,19 @@ pub(super) struct Word {
     pub(super) num_tokens: usize,
 }
 
+/// Memory of one choice, used again for the next.
+#[derive(Debug, Default)]
+pub(crate) struct Choice {
+    /// The words to choose from.
+    pub(super) words: Vec<Word>,
+    /// Words not taken yet.
+    pub(super) is_free: Vec<bool>,
+    /// Where a unit of the length just drawn could begin.
+    pub(super) places: Vec<Place>,
+    /// Words in random order.
+    pub(super) order: Vec<u32>,
+}
+
 /// How units are chosen.
 #[derive(Clone, Debug)]
 pub(super) struct Chooser {
@@ -76,8 +89,9 @@ impl Chooser {
         word_starts: &[bool],
         is_special: &[bool],
         unk: u32,
-    ) -> Vec<Word> {
-        let mut words: Vec<Word> = Vec::with_capacity(tokens.len());
+        words: &mut Vec<Word>,
+    ) {
+        words.clear();
         let mut is_after_border = true;
         for (position, &token) in tokens.iter().enumerate() {
             let is_border = is_special[token as usize] && token != unk;
@@ -93,22 +107,28 @@ impl Chooser {
             is_after_border = is_border;
         }
         words.retain(|word| word.num_tokens > 0);
-        words
     }
 
-    /// Chooses units of together at most `budget` tokens, in the order they were drawn.
-    pub(super) fn choose(&self, words: &[Word], budget: usize, stream: &mut Stream) -> Vec<MaskedUnit> {
+    /// Appends units of together at most `budget` tokens, in the order they were drawn.
+    pub(super) fn choose(
+        &self,
+        choice: &mut Choice,
+        budget: usize,
+        stream: &mut Stream,
+        units: &mut Vec<MaskedUnit>,
+    ) {
+        let Choice { words, is_free, places, order } = choice;
         if self.weights.len() == 1 {
-            return choose_single(words, budget, stream);
+            return choose_single(words, budget, stream, order, units);
         }
         if self.weights[0] == 0.0 {
-            return choose_exactly(&self.weights, words, budget, stream);
+            units.extend(choose_exactly(&self.weights, words, budget, stream));
+            return;
         }
-        let mut is_free = vec![true; words.len()];
+        is_free.clear();
+        is_free.resize(words.len(), true);
         let mut left = budget;
-        let mut units = Vec::new();
-        let mut places = Vec::with_capacity(words.len());
-        while let Some(unit) = self.choose_one(words, &is_free, left, &mut places, stream) {
+        while let Some(unit) = self.choose_one(words, is_free, left, places, stream) {
             left -= unit.num_tokens;
             is_free[unit.first_word..unit.first_word + unit.num_words].fill(false);
             units.push(MaskedUnit {
@@ -118,7 +138,6 @@ impl Chooser {
                 num_words_drawn: unit.num_words_drawn,
             });
         }
-        units
     }
 
     /// Draws a length and a place for it; `None` if not even the shortest length fits anywhere.
@@ -167,7 +186,7 @@ impl Chooser {
 }
 
 /// Where a unit could begin, and the tokens it would mask.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) first_word: usize,
     pub(super) num_tokens: usize,
@@ -212,12 +231,18 @@ pub(super) fn find_places(
 }
 
 /// Single words in random order until the budget is filled; one that does not fit is skipped.
-fn choose_single(words: &[Word], budget: usize, stream: &mut Stream) -> Vec<MaskedUnit> {
-    let mut order: Vec<u32> = (0..words.len() as u32).collect();
-    stream.shuffle(&mut order);
+fn choose_single(
+    words: &[Word],
+    budget: usize,
+    stream: &mut Stream,
+    order: &mut Vec<u32>,
+    units: &mut Vec<MaskedUnit>,
+) {
+    order.clear();
+    order.extend(0..words.len() as u32);
+    stream.shuffle(order);
     let mut left = budget;
-    let mut units = Vec::new();
-    for idx in order {
+    for &idx in order.iter() {
         let Word { start, end, num_tokens } = words[idx as usize];
         if num_tokens <= left {
             left -= num_tokens;
@@ -227,5 +252,4 @@ fn choose_single(words: &[Word], budget: usize, stream: &mut Stream) -> Vec<Mask
             break;
         }
     }
-    units
 }

@@ -195,9 +195,10 @@ fn first_drawn_lengths_follow_the_weights_and_the_budget_is_nearly_filled() {
         let num_sequences = 4000;
         for n in 0..num_sequences {
             let (tokens, starts) = long_sequence(n);
-            let words = masker.chooser.words(&tokens, &starts, &masker.is_special, SPECIAL.unk);
+            let (mut choice, mut units) = (Choice::default(), vec![]);
+            masker.chooser.words(&tokens, &starts, &masker.is_special, SPECIAL.unk, &mut choice.words);
             // The first unit of a sequence is the only one whose length nothing else has bent.
-            let units = masker.chooser.choose(&words, 77, &mut key(n).stream());
+            masker.chooser.choose(&mut choice, 77, &mut key(n).stream(), &mut units);
             first[units[0].num_words - 1] += 1;
             num_masked += masker.mask(&tokens, &starts, key(n)).positions.len() as u64;
         }

@@ -1,7 +1,8 @@
 //! Reading one shard: the Megatron-LM indexed format, by positioned reads.
 //!
 //! Nothing is mapped into memory: a file that shrinks under a running job is an error here, not a signal, and
-//! no `unsafe` is needed. The page cache does the rest.
+//! no `unsafe` is needed. The page cache does the rest; indices and word starts of small corpora are kept in memory,
+//! because a read that copies a few bytes still costs as much as masking them.
 //!
 //! ```text
 //! .idx  "MMIDIDX\0\0"  version u64 = 1  dtype u8  sequences u64  documents+1 u64
@@ -10,6 +11,7 @@
 
 use super::manifest::ShardRecord;
 use crate::error::DataError;
+use std::borrow::Cow;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -58,22 +60,35 @@ impl TokenType {
 struct Positioned {
     path: PathBuf,
     file: File,
+    /// All bytes, where they are kept in memory.
+    content: Option<Vec<u8>>,
 }
 
 impl Positioned {
     fn open(path: PathBuf) -> Result<Self, DataError> {
         let file = File::open(&path).map_err(DataError::io("open shard file", &path))?;
-        Ok(Self { path, file })
+        Ok(Self { path, file, content: None })
     }
 
-    fn read(&self, offset: u64, num_bytes: u64) -> Result<Vec<u8>, DataError> {
+    /// Keeps the first `num_bytes`, which are all, in memory.
+    fn keep(&mut self, num_bytes: u64) -> Result<(), DataError> {
+        self.content = Some(self.read(0, num_bytes)?.into_owned());
+        Ok(())
+    }
+
+    fn read(&self, offset: u64, num_bytes: u64) -> Result<Cow<'_, [u8]>, DataError> {
+        let too_short = || {
+            let expected = format!("{num_bytes} bytes at {offset}");
+            DataError::damaged(&self.path, "length", expected, "the end of the file")
+        };
+        if let Some(content) = &self.content {
+            let range = offset as usize..(offset + num_bytes) as usize;
+            return content.get(range).map(Cow::Borrowed).ok_or_else(too_short);
+        }
         let mut bytes = vec![0u8; num_bytes as usize];
         match self.file.read_exact_at(&mut bytes, offset) {
-            Ok(()) => Ok(bytes),
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-                let expected = format!("{num_bytes} bytes at {offset}");
-                Err(DataError::damaged(&self.path, "length", expected, "the end of the file"))
-            }
+            Ok(()) => Ok(Cow::Owned(bytes)),
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err(too_short()),
             Err(e) => Err(DataError::io("read shard file", &self.path)(e)),
         }
     }
@@ -118,6 +133,18 @@ impl Shard {
         };
         shard.check_header(record)?;
         Ok(shard)
+    }
+
+    /// Keeps the index and the word starts in memory if they are at most `num_bytes` long. Returns how long they
+    /// are, 0 if they are not kept.
+    pub(crate) fn keep_index(&mut self, record: &ShardRecord, num_bytes: u64) -> Result<u64, DataError> {
+        let [idx_len, words_len] = [record.idx.num_bytes, record.words.num_bytes];
+        if idx_len.saturating_add(words_len) > num_bytes {
+            return Ok(0);
+        }
+        self.idx.keep(idx_len)?;
+        self.words.keep(words_len)?;
+        Ok(idx_len + words_len)
     }
 
     /// Documents in this shard.
@@ -171,11 +198,11 @@ impl Shard {
             }
             TokenType::I32 => out.extend(bytes.as_chunks::<4>().0.iter().map(|c| u32::from_le_bytes(*c))),
         }
-        match out[num_before..].iter().find(|&&id| u64::from(id) >= vocab_size) {
-            Some(id) => {
+        match out[num_before..].iter().max() {
+            Some(&id) if u64::from(id) >= vocab_size => {
                 Err(DataError::damaged(&self.bin.path, "token id", format!("below {vocab_size}"), id))
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -183,10 +210,16 @@ impl Shard {
     pub(crate) fn read_word_starts(&self, tokens: Range<u64>, out: &mut Vec<bool>) -> Result<(), DataError> {
         let first_byte = tokens.start / 8;
         let bytes = self.words.read(first_byte, tokens.end.div_ceil(8) - first_byte)?;
-        out.extend(tokens.map(|token| {
-            let bit = token - first_byte * 8;
-            bytes[(bit / 8) as usize] >> (bit % 8) & 1 == 1
-        }));
+        let mut num_skipped = (tokens.start % 8) as usize;
+        let mut num_left = (tokens.end - tokens.start) as usize;
+        out.reserve(num_left);
+        for byte in bytes.iter() {
+            let bits: [bool; 8] = std::array::from_fn(|bit| byte >> bit & 1 == 1);
+            let num_taken = num_left.min(8 - num_skipped);
+            out.extend_from_slice(&bits[num_skipped..num_skipped + num_taken]);
+            num_left -= num_taken;
+            num_skipped = 0;
+        }
         Ok(())
     }
 
