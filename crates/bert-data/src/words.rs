@@ -66,16 +66,8 @@ impl WordSegmenter {
             ));
         }
         let bytes = std::fs::read(path).map_err(DataError::io("read lexicon", path))?;
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|e| DataError::InvalidUtf8 { path: path.to_path_buf(), byte: e.valid_up_to() as u64 })?;
-        for line in text.trim_start_matches('\u{feff}').lines() {
-            let mut columns = line.split_whitespace();
-            if let Some(word) = columns.next() {
-                let frequency = columns.next().and_then(|column| column.parse().ok());
-                segmenter.lexicon.push((word.to_owned(), frequency));
-                segmenter.lexicon_words.insert(word.to_owned());
-            }
-        }
+        segmenter.lexicon = lexicon_entries(&bytes, path)?;
+        segmenter.lexicon_words = segmenter.lexicon.iter().map(|(word, _)| word.clone()).collect();
         segmenter.lexicon_fingerprint = Some(blake3::hash(&bytes).to_hex().to_string());
         Ok(segmenter)
     }
@@ -123,12 +115,53 @@ impl WordSegmenter {
     fn jieba(&self) -> &Jieba {
         self.jieba.get_or_init(|| {
             let mut jieba = Jieba::new();
-            for (word, frequency) in &self.lexicon {
-                jieba.add_word(word, *frequency, None);
-            }
+            self.extend(&mut jieba);
             jieba
         })
     }
+
+    /// Adds the lexicon to a dictionary.
+    fn extend(&self, jieba: &mut Jieba) {
+        for (word, frequency) in &self.lexicon {
+            jieba.add_word(word, *frequency, None);
+        }
+    }
+
+    /// A segmenter with a small dictionary in place of jieba's, which takes longer to load than a lexicon to read.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn over(mut jieba: Jieba, bytes: &[u8], path: &Path) -> Result<Self, DataError> {
+        let mut segmenter = Self::new(Language::Zh, None)?;
+        segmenter.lexicon = lexicon_entries(bytes, path)?;
+        segmenter.lexicon_words = segmenter.lexicon.iter().map(|(word, _)| word.clone()).collect();
+        segmenter.extend(&mut jieba);
+        segmenter.jieba = OnceLock::from(jieba);
+        Ok(segmenter)
+    }
+}
+
+/// Words of a lexicon and their frequencies: the second column, if it is a number.
+fn lexicon_entries(bytes: &[u8], path: &Path) -> Result<Vec<(String, Option<usize>)>, DataError> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| DataError::InvalidUtf8 { path: path.to_path_buf(), byte: e.valid_up_to() as u64 })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut entries = Vec::new();
+    for (idx, line) in text.lines().enumerate() {
+        let mut columns = line.split_whitespace();
+        let Some(word) = columns.next() else { continue };
+        let is_number = |column: &&str| column.bytes().all(|b| b.is_ascii_digit());
+        let frequency = match columns.next().filter(is_number) {
+            None => None,
+            // The segmenter adds all frequencies up in 64 bits.
+            Some(column) => Some(column.parse::<u32>().map_err(|_| DataError::BadText {
+                path: path.to_path_buf(),
+                place: format!("line {}", idx + 1),
+                expected: format!("a frequency of at most {}", u32::MAX),
+                got: column.to_owned(),
+            })? as usize),
+        };
+        entries.push((word.to_owned(), frequency));
+    }
+    Ok(entries)
 }
 
 /// The CJK ideographs that BERT puts spaces around.

@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a binary talks to its user")]
 
+mod fuzz;
 mod steps;
 mod tidy;
 
@@ -21,9 +22,9 @@ struct Args {
     command: Command,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Clone, Subcommand)]
 enum Command {
-    /// Run everything below, the cheapest check first, and stop at the first failure.
+    /// Run everything below but `fuzz`, the cheapest check first, and stop at the first failure.
     Ci,
     /// Check the formatting, or write it.
     Fmt {
@@ -39,6 +40,14 @@ enum Command {
     Docs,
     /// Run all tests.
     Test,
+    /// Feed the parsers of bert-data with made-up bytes; see docs/fuzzing.md. No part of `ci`.
+    Fuzz {
+        /// One target; all of them if none is named.
+        target: Option<String>,
+        /// Time for each target.
+        #[arg(long, default_value_t = 600)]
+        seconds: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -60,6 +69,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Tidy => tidy(&root),
         Command::Clippy => run_all(&root, &steps::clippy()),
         Command::Docs => steps::docs().run(&root),
+        Command::Fuzz { target, seconds } => fuzz::run(&root, target.as_deref(), seconds),
         Command::Test => run_all(&root, &steps::test(steps::has_nextest(&root))),
     }
 }
