@@ -134,9 +134,9 @@ fn damaged_shards() {
         let file = workspace.path("shards").join(name);
         let intact = fs::read(&file).unwrap();
         flip_bit(&file);
-        check_refused(&workspace, &["schedule.total_steps=2"], 3, &[name, "expected", "--rebuild"]);
+        check_refused(&workspace, &["schedule.total_steps=1"], 3, &[name, "expected", "--rebuild"]);
         fs::remove_file(&file).unwrap();
-        check_refused(&workspace, &["schedule.total_steps=2"], 3, &[name]);
+        check_refused(&workspace, &["schedule.total_steps=1"], 3, &[name]);
         fs::write(&file, intact).unwrap();
     }
 }

@@ -4,14 +4,6 @@ use super::*;
 
 const FILES: [&str; 4] = ["shard-00000.bin", "shard-00000.idx", "shard-00000.words", "manifest.json"];
 
-/// Several shards of a few documents each.
-fn several_shards(dir: &tempfile::TempDir, text: &str) -> ShardBuildRequest {
-    let mut request = request(dir, text);
-    request.shard_text_bytes = 300;
-    assert!(prepare(&request).unwrap().shards.len() > 3);
-    request
-}
-
 /// Every way to open the shards refuses them with an error of this kind that names the file.
 #[track_caller]
 fn assert_refused(request: &ShardBuildRequest, file: &str) {
@@ -51,7 +43,11 @@ fn every_flipped_bit_of_a_manifest_is_refused() {
 #[test]
 fn flipped_cut_and_missing_files_are_refused_and_a_rebuild_mends_them() {
     let dir = tempfile::tempdir().unwrap();
-    let mut request = several_shards(&dir, &many_documents());
+    let mut request = request(&dir, &many_documents());
+    // No segmenter to load for every rebuild.
+    request.language = Language::En;
+    request.shard_text_bytes = 300;
+    assert!(prepare(&request).unwrap().shards.len() > 3);
     let whole = content(&request.dir);
     for file in FILES {
         let path = request.dir.join(file);
@@ -82,34 +78,40 @@ fn flipped_cut_and_missing_files_are_refused_and_a_rebuild_mends_them() {
 #[test]
 fn swapped_shards_and_files_of_another_corpus_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    // Two blocks of equal length, so that sizes do not tell them apart.
+    // Shards 0 and 3 hold 11 documents of the same lengths: sizes and indices do not tell them apart.
     let text = "a b c\na b\n\n".repeat(27) + &"c b a\nb a\n\n".repeat(27);
-    let request = several_shards(&dir, &text);
-    let copy = |from: &Path, to: &Path, extensions: &[&str]| {
-        for extension in extensions {
-            fs::copy(from.with_extension(extension), to.with_extension(extension)).unwrap();
-        }
-    };
-    let [first, last, aside] = ["shard-00000", "shard-00001", "aside"].map(|name| request.dir.join(name));
-    let all = ["bin", "idx", "words"];
-    copy(&first, &aside, &all);
-    copy(&request.dir.join("shard-00002"), &first, &all);
+    let mut request = request(&dir, &text);
+    request.language = Language::En;
+    request.shard_text_bytes = 110;
+    prepare(&request).unwrap();
+    let whole = content(&request.dir);
+    let file = |dir: &Path, idx: usize, extension: &str| dir.join(format!("shard-{idx:05}.{extension}"));
+    for extension in ["bin", "idx", "words"] {
+        let (first, fourth) = (file(&request.dir, 0, extension), file(&request.dir, 3, extension));
+        let bytes = [&first, &fourth].map(|path| fs::read(path).unwrap());
+        assert_eq!(bytes[0].len(), bytes[1].len());
+        fs::write(&first, &bytes[1]).unwrap();
+        fs::write(&fourth, &bytes[0]).unwrap();
+    }
     assert_refused(&request, "shard-00000.bin");
-    copy(&last, &first, &["idx"]);
-    copy(&aside, &first, &all);
-    verify(&request.dir).unwrap();
+    request.when_stale = WhenStale::Rebuild;
+    prepare(&request).unwrap();
+    request.when_stale = WhenStale::Refuse;
+    assert!(content(&request.dir) == whole);
 
     let other_dir = tempfile::tempdir().unwrap();
-    let other = several_shards(&other_dir, &text.replace("c b a", "c c a"));
-    for (extension, is_equal) in [("bin", false), ("idx", true), ("words", true)] {
-        let [ours, theirs] = [&request.dir, &other.dir].map(|dir| dir.join("shard-00002"));
-        copy(&theirs, &ours, &[extension]);
-        if !is_equal {
-            assert_refused(&request, "shard-00002.bin");
-        }
-        copy(&aside, &ours, &[]);
+    let other = ShardBuildRequest {
+        language: Language::En,
+        shard_text_bytes: 110,
+        ..super::request(&other_dir, &text.replace("c b a", "c c a"))
+    };
+    prepare(&other).unwrap();
+    fs::copy(file(&other.dir, 3, "bin"), file(&request.dir, 3, "bin")).unwrap();
+    assert_refused(&request, "shard-00003.bin");
+    for (name, bytes) in content(&other.dir) {
+        fs::write(request.dir.join(name), bytes).unwrap();
     }
-    fs::copy(other.dir.join("manifest.json"), request.dir.join("manifest.json")).unwrap();
+    // A whole folder of another corpus is whole, and not what was asked for.
     let error = prepare(&request).unwrap_err();
     assert!(matches!(&error, DataError::Stale { what: "text", .. }), "{error}");
 }
@@ -155,7 +157,9 @@ fn shards_of_another_tokenizer_casing_lexicon_or_language_are_refused_by_name() 
 #[test]
 fn a_corpus_file_that_changed_after_building_is_noticed_however_small_the_change() {
     let dir = tempfile::tempdir().unwrap();
-    let request = several_shards(&dir, &many_documents());
+    let mut request = request(&dir, &many_documents());
+    request.shard_text_bytes = 300;
+    prepare(&request).unwrap();
     let text = many_documents();
     for changed in [text.replacen('a', "b", 1), text[..text.len() - 1].to_owned(), format!("{text}\n"), {
         let mut documents: Vec<&str> = text.split_inclusive("\n\n").collect();
