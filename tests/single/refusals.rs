@@ -129,3 +129,29 @@ fn shards_of_another_text() {
     fs::write(workspace.path("corpus.txt"), text::corpus(61)).unwrap();
     check_refused(&workspace, &["schedule.total_steps=1"], 3, &["shards"]);
 }
+
+#[test]
+fn damaged_shards() {
+    let workspace = Workspace::new();
+    run(workspace.solo("refused", &["schedule.total_steps=1"])).expect_code(0);
+    for name in ["shard-00000.bin", "shard-00000.idx", "shard-00000.words", "manifest.json"] {
+        let file = workspace.path("shards").join(name);
+        let intact = fs::read(&file).unwrap();
+        flip_bit(&file);
+        check_refused(&workspace, &["schedule.total_steps=1"], 3, &[name, "expected", "--rebuild"]);
+        fs::remove_file(&file).unwrap();
+        check_refused(&workspace, &["schedule.total_steps=1"], 3, &[name]);
+        fs::write(&file, intact).unwrap();
+    }
+}
+
+#[test]
+fn shards_of_another_tokenizer() {
+    let workspace = Workspace::new();
+    run(workspace.solo("refused", &["schedule.total_steps=1"])).expect_code(0);
+    let path = workspace.path("vocab.txt");
+    let grown = fs::read_to_string(&path).unwrap() + "zzz\n";
+    fs::write(&path, grown).unwrap();
+    let fresh = ["schedule.total_steps=1", "run.name=other"];
+    check_refused(&workspace, &fresh, 3, &["shards", "another tokenizer", "--rebuild"]);
+}

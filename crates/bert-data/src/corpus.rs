@@ -67,7 +67,11 @@ impl Corpus {
     ///
     /// [`DataError::Damaged`] names the file, what was expected and what was found; [`DataError::Io`].
     pub fn open(dir: &Path, verify: Verify) -> Result<Self, DataError> {
-        let manifest = Manifest::read(dir)?;
+        Self::open_with(dir, Manifest::read(dir)?, verify)
+    }
+
+    /// Opens the files that a manifest speaks of.
+    pub(crate) fn open_with(dir: &Path, manifest: Manifest, verify: Verify) -> Result<Self, DataError> {
         check_files(dir, &manifest, verify)?;
         let token_type = crate::shards::token_type(manifest.vocab_size);
         let mut shards = Vec::with_capacity(manifest.shards.len());

@@ -22,6 +22,8 @@ mod corpus;
 mod describe;
 mod error;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod masking;
 mod pairs;
 mod plan;

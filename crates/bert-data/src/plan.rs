@@ -27,6 +27,8 @@ use crate::corpus::Corpus;
 use crate::error::DataError;
 use crate::split::{Side, Split};
 use bert_random::{Key, Permutation, Stream};
+#[cfg(any(test, fuzzing))]
+pub(crate) use counts::read_any as read_any_counts;
 use counts::{CountsFile, Totals};
 use kept::KeptRuns;
 use rayon::prelude::*;

@@ -144,7 +144,8 @@ fn next_document_border(file: &TextFile, offset: u64) -> Result<u64, DataError> 
         line.clear();
         let got = (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).map_err(failed)? as u64;
         position += got;
-        let is_blank = std::str::from_utf8(&line).is_ok_and(|l| l.trim().is_empty());
+        // A stretch of white space without its line end may be the beginning of a line.
+        let is_blank = line.ends_with(b"\n") && std::str::from_utf8(&line).is_ok_and(|l| l.trim().is_empty());
         if got == 0 || position >= file.num_bytes || is_blank {
             return Ok(position.min(file.num_bytes));
         }

@@ -68,6 +68,12 @@ impl WordSegmenter {
         Ok(Self { language, lexicon })
     }
 
+    /// For Chinese text, with the entries of a lexicon file of these bytes.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn with_lexicon(bytes: &[u8], path: &Path) -> Result<Self, DataError> {
+        Ok(Self { language: Language::Zh, lexicon: Some(Lexicon::parse(bytes, path)?) })
+    }
+
     /// How words are found.
     pub fn language(&self) -> Language {
         self.language

@@ -19,7 +19,7 @@ const NUM_ROWS: usize = 8192;
 const BYTES_PER_MB: usize = 1_000_000;
 
 /// What to measure against what.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct DataArgs {
     /// Text: one sentence per line, an empty line between documents.
     #[arg(long, required = true, num_args = 1..)]

@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a binary talks to its user")]
 
 mod bench;
+mod fuzz;
 mod steps;
 mod tidy;
 
@@ -22,9 +23,9 @@ struct Args {
     command: Command,
 }
 
-#[derive(Subcommand)]
+#[derive(Clone, Subcommand)]
 enum Command {
-    /// Run everything below, the cheapest check first, and stop at the first failure.
+    /// Run everything below but `bench` and `fuzz`, the cheapest check first, and stop at the first failure.
     Ci,
     /// Check the formatting, or write it.
     Fmt {
@@ -43,9 +44,17 @@ enum Command {
     /// Measure speed.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Feed the parsers of bert-data with made-up bytes; see docs/fuzzing.md. No part of `ci`.
+    Fuzz {
+        /// One target; all of them if none is named.
+        target: Option<String>,
+        /// Time for each target.
+        #[arg(long, default_value_t = 600)]
+        seconds: u32,
+    },
 }
 
-#[derive(Subcommand)]
+#[derive(Clone, Subcommand)]
 enum BenchCommand {
     /// The data pipeline beside Hugging Face's collators and Google's script.
     Data(bench::DataArgs),
@@ -70,6 +79,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Tidy => tidy(&root),
         Command::Clippy => run_all(&root, &steps::clippy()),
         Command::Docs => steps::docs().run(&root),
+        Command::Fuzz { target, seconds } => fuzz::run(&root, target.as_deref(), seconds),
         Command::Test => run_all(&root, &steps::test(steps::has_nextest(&root))),
         Command::Bench(BenchCommand::Data(args)) => bench::data(&root, &args),
     }

@@ -121,6 +121,9 @@ impl CountsFile {
         let mut sum = Totals::default();
         for _ in 0..self.num_runs {
             let count = Totals { num_samples: take(&mut numbers)?, num_negative: take(&mut numbers)? };
+            if count.num_negative > count.num_samples {
+                return None;
+            }
             sum.num_samples = sum.num_samples.checked_add(count.num_samples)?;
             sum.num_negative = sum.num_negative.checked_add(count.num_negative)?;
             counts.push(count);
@@ -218,6 +221,39 @@ fn take(bytes: &mut &[u8]) -> Option<u64> {
         }
     }
     None
+}
+
+/// Reads a file of counts made of any bytes, and checks what is believed of it.
+///
+/// The header names `num_runs` runs and the sums of `body`'s numbers, and both hashes fit if `body` is not the whole
+/// file: the numbers behind them are reached.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_any(dir: &std::path::Path, num_runs: u16, body: &[u8], is_whole_file: bool) {
+    let file =
+        CountsFile { folder: dir.to_path_buf(), fingerprint: [7; HASH_LEN], num_runs: num_runs.into() };
+    let mut bytes = body.to_vec();
+    if !is_whole_file {
+        let (mut numbers, mut sums, mut is_first) = (body, [0u64; 2], true);
+        while let Some(number) = take(&mut numbers) {
+            let sum = &mut sums[usize::from(!is_first)];
+            *sum = sum.wrapping_add(number);
+            is_first = !is_first;
+        }
+        bytes = [&MAGIC[..], &file.fingerprint].concat();
+        bytes.extend([u64::from(num_runs), sums[0], sums[1]].iter().flat_map(|number| number.to_le_bytes()));
+        bytes.extend(blake3::hash(&bytes).as_bytes());
+        bytes.extend(body);
+        bytes.extend(blake3::hash(&bytes).as_bytes());
+    }
+    fs::write(file.path(), &bytes).expect("the folder can be written");
+    let totals = file.read_totals();
+    if let Some(counts) = file.read() {
+        assert_eq!(counts.len(), usize::from(num_runs));
+        let num_samples = counts.iter().map(|count| count.num_samples).sum();
+        let num_negative = counts.iter().map(|count| count.num_negative).sum();
+        assert_eq!(totals, Some(Totals { num_samples, num_negative }));
+        assert!(counts.iter().all(|count| count.num_negative <= count.num_samples), "{counts:?}");
+    }
 }
 
 #[cfg(test)]

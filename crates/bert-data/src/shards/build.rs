@@ -11,6 +11,7 @@
 mod block;
 
 use super::manifest::{Counts, MANIFEST_NAME, Manifest, ShardRecord, SourceRecord, SourceShards, json_error};
+use super::{Verify, check_files};
 use crate::error::DataError;
 use crate::files::{parent_of, sync_folder, write_atomically};
 use crate::text::{TextBlock, TextSources};
@@ -169,10 +170,20 @@ pub fn status(request: &ShardBuildRequest) -> Result<BuildStatus, DataError> {
             dir,
             "content",
             "shards with a manifest.json, or nothing",
-            "other files",
+            "other files (if these were shards, delete the folder)",
         ));
     }
-    let manifest = Manifest::read(dir)?;
+    let manifest = match read_manifest(request) {
+        Ok(manifest) => manifest,
+        Err(DataError::Stale { what, expected, got, .. }) => {
+            return Ok(BuildStatus::Stale { what, expected, got });
+        }
+        // What is to be replaced where it does not fit may as well be damaged.
+        Err(DataError::Damaged { what, expected, got, .. }) if request.when_stale == WhenStale::Rebuild => {
+            return Ok(BuildStatus::Stale { what, expected, got });
+        }
+        Err(error) => return Err(error),
+    };
     let segmenter = WordSegmenter::new(request.language, request.lexicon.as_deref())?;
     let text = |size: u64| format!("{size} bytes of text per shard");
     let lexicon = |fingerprint: Option<&str>| fingerprint.unwrap_or("none").to_owned();
@@ -212,6 +223,15 @@ pub fn status(request: &ShardBuildRequest) -> Result<BuildStatus, DataError> {
         Some((what, expected, got)) => Ok(BuildStatus::Stale { what, expected, got }),
         None => Ok(BuildStatus::Ready(Box::new(manifest))),
     }
+}
+
+/// The manifest; where a rebuild is wanted, of files that are whole.
+fn read_manifest(request: &ShardBuildRequest) -> Result<Manifest, DataError> {
+    let manifest = Manifest::read(&request.dir)?;
+    if request.when_stale == WhenStale::Rebuild {
+        check_files(&request.dir, &manifest, Verify::Hashes)?;
+    }
+    Ok(manifest)
 }
 
 /// Builds this share's shards into `<dir>.building`, keeping those that an earlier build of the same text and

@@ -9,7 +9,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+mod damage;
 mod formats;
+mod lies;
 
 fn tokenizer() -> Arc<Tokenizer> {
     let extra = ["a", "b", "c", "##d", "北", "京", "大", "学"];

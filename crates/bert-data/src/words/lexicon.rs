@@ -34,7 +34,12 @@ impl Lexicon {
     /// [`DataError::Io`], [`DataError::InvalidUtf8`], or [`DataError::Config`] if there are too many entries.
     pub(super) fn read(path: &Path) -> Result<Self, DataError> {
         let bytes = std::fs::read(path).map_err(DataError::io("read lexicon", path))?;
-        let text = std::str::from_utf8(&bytes)
+        Self::parse(&bytes, path)
+    }
+
+    /// The entries of a file of these bytes.
+    pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Self, DataError> {
+        let text = std::str::from_utf8(bytes)
             .map_err(|e| DataError::InvalidUtf8 { path: path.to_path_buf(), byte: e.valid_up_to() as u64 })?;
         let mut entries: Vec<String> = text
             .trim_start_matches('\u{feff}')
@@ -51,7 +56,7 @@ impl Lexicon {
                 DataError::config("lexicon", "entries that one automaton can hold: shorten the list", error)
             })?)
         };
-        let fingerprint = blake3::hash(&bytes).to_hex().to_string();
+        let fingerprint = blake3::hash(bytes).to_hex().to_string();
         Ok(Self { fingerprint, num_entries: entries.len(), automaton })
     }
 
