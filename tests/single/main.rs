@@ -5,4 +5,6 @@
 mod support;
 
 mod command_line;
+mod continuation;
+mod reference;
 mod refusals;

@@ -18,6 +18,7 @@ pub mod dry_run;
 pub mod error;
 pub mod eval;
 pub mod failure_record;
+mod lamb;
 pub mod launch;
 pub mod machine;
 pub mod metrics;

@@ -4,7 +4,7 @@
 
 use bert_data::MAX_SOURCE_WEIGHT;
 
-use super::{Config, ConfigError, Strategy};
+use super::{Config, ConfigError, OptimizerKind, Strategy};
 
 /// Weights are whole millionths.
 const MIN_SOURCE_WEIGHT: f64 = 0.000_001;
@@ -150,6 +150,8 @@ fn check_optimizer(config: &Config) -> Result<(), ConfigError> {
     within("optimizer.epsilon", optimizer.epsilon, 1e-20, 1.0)?;
     within("optimizer.weight_decay", optimizer.weight_decay, 0.0, 1.0)?;
     within("optimizer.max_grad_norm", optimizer.max_grad_norm, 0.0, 1e9)?;
+    let is_corrected = optimizer.kind != OptimizerKind::Lamb || optimizer.bias_correction;
+    require(is_corrected, "optimizer.bias_correction", false, "true: LAMB corrects both moments")?;
     let schedule = &config.schedule;
     within("schedule.peak_learning_rate", schedule.peak_learning_rate, 0.0, 10.0)?;
     require(schedule.total_steps > 0, "schedule.total_steps", schedule.total_steps, "a number above 0")
