@@ -3,6 +3,7 @@
 //! Owns what can be said without opening any other file. Rules that need the corpus are with `bert-data`.
 
 use super::{Config, ConfigError, Strategy};
+use crate::device;
 
 fn refuse(key: &'static str, got: impl ToString, expected: impl ToString) -> Result<(), ConfigError> {
     Err(ConfigError::Value { key, got: got.to_string(), expected: expected.to_string() })
@@ -36,7 +37,8 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     check_data(config)?;
     check_masking(config)?;
     check_optimizer(config)?;
-    check_train(config)
+    check_train(config)?;
+    device::choose(config.device.backend, 0).map(drop)
 }
 
 fn check_run(config: &Config) -> Result<(), ConfigError> {
