@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command};
 
-use crate::support::{BERT_TRAIN, Workspace, process::run};
+use crate::support::{BERT_TRAIN, Workspace, backend, process::run};
 
 #[test]
 fn print_config_prints_the_effective_configuration() {
@@ -15,6 +15,7 @@ fn print_config_prints_the_effective_configuration() {
         toml::from_str(&fs::read_to_string(workspace.path("tiny.toml")).unwrap()).unwrap();
     expected["run"]["name"] = "printed".into();
     expected["run"]["seed"] = 99.into();
+    expected["device"]["backend"] = backend().into();
     assert_eq!(printed, expected);
     assert!(!workspace.path("runs").exists(), "printing writes nothing");
 }

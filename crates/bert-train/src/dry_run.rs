@@ -14,7 +14,7 @@ use bert_model::ParameterLayout;
 
 use crate::{
     config::{Config, OptimizerState},
-    data_settings,
+    data_settings, device,
     error::TrainError,
     machine,
 };
@@ -42,6 +42,8 @@ pub fn plan(config: &Config, num_ranks: usize, num_local_ranks: usize) -> Result
     line("parameters", num_parameters.to_string());
     line("vocabulary", tokenizer.vocab_size().to_string());
     line("ranks x threads", format!("{num_ranks} x {num_threads}"));
+    let backend = device::choose(config.device.backend, 0)?;
+    line("backend", format!("{} ({})", backend.kind.name(), backend.reason));
     line("slots of a step", format!("{num_slots} of {} sequences", config.train.micro_batch_size));
     line("slots per rank", format!("{:.2}", num_slots as f64 / num_ranks as f64));
     line(

@@ -77,10 +77,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Fmt { fix: true } => Step::cargo("fmt", &["fmt", "--all"]).run(&root),
         Command::Fmt { fix: false } => steps::fmt().run(&root),
         Command::Tidy => tidy(&root),
-        Command::Clippy => run_all(&root, &steps::clippy()),
+        Command::Clippy => run_all(&root, &steps::clippy(steps::has_libtorch())),
         Command::Docs => steps::docs().run(&root),
         Command::Fuzz { target, seconds } => fuzz::run(&root, target.as_deref(), seconds),
-        Command::Test => run_all(&root, &steps::test(steps::has_nextest(&root))),
+        Command::Test => run_all(&root, &steps::test(steps::has_nextest(&root), steps::has_libtorch())),
         Command::Bench(BenchCommand::Data(args)) => bench::data(&root, &args),
     }
 }
@@ -89,9 +89,9 @@ fn run(command: Command) -> anyhow::Result<()> {
 fn ci(root: &Path) -> anyhow::Result<()> {
     steps::fmt().run(root)?;
     tidy(root)?;
-    run_all(root, &steps::clippy())?;
+    run_all(root, &steps::clippy(steps::has_libtorch()))?;
     steps::docs().run(root)?;
-    run_all(root, &steps::test(steps::has_nextest(root)))?;
+    run_all(root, &steps::test(steps::has_nextest(root), steps::has_libtorch()))?;
     println!("==> ci: all checks passed");
     Ok(())
 }

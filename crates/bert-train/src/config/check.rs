@@ -5,6 +5,7 @@
 use bert_data::MAX_SOURCE_WEIGHT;
 
 use super::{Config, ConfigError, OptimizerKind, Strategy};
+use crate::device;
 
 /// Weights are whole millionths.
 const MIN_SOURCE_WEIGHT: f64 = 0.000_001;
@@ -41,7 +42,8 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     check_data(config)?;
     check_masking(config)?;
     check_optimizer(config)?;
-    check_train(config)
+    check_train(config)?;
+    device::choose(config.device.backend, 0).map(drop)
 }
 
 fn check_run(config: &Config) -> Result<(), ConfigError> {

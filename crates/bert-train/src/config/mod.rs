@@ -419,6 +419,12 @@ pub enum Backend {
     Auto,
     /// burn's pure Rust CPU backend.
     Flex,
+    /// libtorch on the CPU.
+    #[serde(rename = "libtorch")]
+    LibTorch,
+    /// libtorch on a CUDA device, one for each rank of a machine.
+    #[serde(rename = "libtorch-cuda")]
+    LibTorchCuda,
 }
 
 /// `[log]`
