@@ -13,7 +13,8 @@ mod tests;
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use bert_data::masking::ngram_preset;
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 pub use load::{ConfigError, load};
 
@@ -196,7 +197,8 @@ pub struct MaskingSection {
     pub mlm_probability: f64,
     /// Cap of the tokens to predict in a sequence.
     pub max_predictions_per_seq: usize,
-    /// Weights of 1, 2, .. consecutive words for `strategy = "ngram"`.
+    /// Weights of 1, 2, .. consecutive words for `strategy = "ngram"`; a file may name a preset instead.
+    #[serde(deserialize_with = "ngram_weights")]
     pub ngram_weights: Vec<f64>,
     /// What a chosen token becomes.
     pub replace: ReplaceSection,
@@ -208,6 +210,25 @@ pub struct MaskingSection {
     pub dupe_factor: u64,
     /// Word list for the Chinese segmenter, one word a line; empty for none.
     pub lexicon: String,
+}
+
+/// Value of `masking.ngram_weights` in a file.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected \"albert\", \"macbert\" or a list of weights of 1, 2, .. words")]
+enum NgramWeights {
+    Preset(String),
+    Own(Vec<f64>),
+}
+
+/// Weights, or those that a name stands for: two runs with the same weights are the same run.
+fn ngram_weights<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+    match NgramWeights::deserialize(deserializer)? {
+        NgramWeights::Own(weights) => Ok(weights),
+        NgramWeights::Preset(name) => ngram_preset(&name).ok_or_else(|| {
+            let expected = "\"albert\", \"macbert\" or a list of weights of 1, 2, .. words";
+            D::Error::custom(format!("masking.ngram_weights is {name:?}, expected {expected}"))
+        }),
+    }
 }
 
 /// Value of `masking.strategy`.

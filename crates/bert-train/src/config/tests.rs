@@ -82,6 +82,20 @@ fn overrides_replace_values_of_every_type() {
 }
 
 #[test]
+fn weights_of_ngrams_are_a_list_or_a_name() {
+    let albert = load_demo(&["masking.strategy=ngram", "masking.ngram_weights=albert"]).unwrap();
+    assert_eq!(albert.masking.ngram_weights, [6.0, 3.0, 2.0]);
+    let macbert = load_demo(&["masking.ngram_weights=\"macbert\""]).unwrap();
+    assert_eq!(macbert.masking.ngram_weights, [0.4, 0.3, 0.2, 0.1]);
+    let list = load_demo(&["masking.strategy=ngram", "masking.ngram_weights=[6, 3, 2]"]).unwrap();
+    assert_eq!(config_hash(&albert).unwrap(), config_hash(&list).unwrap());
+    let text = demo().replace("ngram_weights = [0.4, 0.3, 0.2, 0.1]", "ngram_weights = \"albert\"");
+    assert_eq!(parse(&text, "demo.toml", &[]).unwrap().masking.ngram_weights, [6.0, 3.0, 2.0]);
+    check_refused(&["masking.ngram_weights=bert"], &["masking.ngram_weights", "bert", "albert", "macbert"]);
+    check_refused(&["masking.ngram_weights=3"], &["albert", "a list of weights"]);
+}
+
+#[test]
 fn a_misspelt_key_is_named_with_its_nearest_neighbour() {
     let text = demo().replace("hidden_size =", "hiden_size =");
     let message = parse(&text, "demo.toml", &[]).unwrap_err().to_string();
