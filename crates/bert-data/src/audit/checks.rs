@@ -131,7 +131,7 @@ pub(super) fn of_corpus(
             figures.misaligned_share,
             MAX_MISALIGNED_SHARE,
             "of the tokens over the border of a word",
-            "train a vocabulary from this text, or take the words that cut its tokens out of the lexicon",
+            "train a vocabulary from this text: these tokens join characters that belong to different words",
         ),
         special_tokens(figures),
         duplicates("duplicate_documents", &figures.duplicate_documents, MAX_DUPLICATE_DOCUMENT_SHARE),
