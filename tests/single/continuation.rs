@@ -20,6 +20,13 @@ fn a_model_with_more_words_continues() {
     let source = hf::Source::folder(&model).unwrap();
     let loaded = hf::load(&source, &hf::Allowed::NOTHING).unwrap();
 
+    // The decoder is the word table: after training it is stored once, and both uses of it were read back.
+    let bytes = fs::read(model.join(hf::TENSOR_FILE)).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tables =
+        file.names().into_iter().filter(|name| name.contains("word_embeddings") || name.contains("decoder"));
+    assert_eq!(tables.collect::<Vec<_>>(), ["bert.embeddings.word_embeddings.weight"]);
+
     // Two more words: an English one of three pieces that the corpus has, and one of nothing that is known.
     let vocabulary = fs::read_to_string(workspace.path("vocab.txt")).unwrap();
     let id = |token: &str| vocabulary.lines().position(|line| line == token).unwrap() as u32;
