@@ -271,7 +271,7 @@ fn shards_of_another_tokenizer_language_or_lexicon_are_refused_by_name() {
     fails(dir.path(), &other("vocab.txt", "other.txt"), 3, &["tokenizer", "--rebuild"]);
     let newer = r#"{"format_version": 7}"#;
     fs::write(dir.path().join("shards/manifest.json"), newer).unwrap();
-    fails(dir.path(), &["shards", "verify", "shards"], 3, &["version", "expected 1, got 7", "--rebuild"]);
+    fails(dir.path(), &["shards", "verify", "shards"], 3, &["version", "expected 2, got 7", "--rebuild"]);
 }
 
 #[test]

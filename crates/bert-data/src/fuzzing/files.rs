@@ -74,7 +74,7 @@ fn fitting_index(counts: [u64; 3], code: u8, body: &[u8]) -> Vec<u8> {
 /// A manifest of one shard.
 fn manifest_of(vocab_size: u64, counts: Counts, shard: ShardRecord) -> Manifest {
     Manifest {
-        format_version: 1,
+        format_version: 2,
         fingerprint: String::new(),
         text_fingerprint: String::new(),
         tokenizer_fingerprint: String::new(),

@@ -13,7 +13,7 @@ use std::path::Path;
 /// Name of the manifest inside a shard folder.
 pub(super) const MANIFEST_NAME: &str = "manifest.json";
 /// Raised when the meaning of the files changes.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// Sizes of a corpus or a part of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -180,11 +180,11 @@ fn a_manifest_of_a_newer_version_is_named_and_can_be_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let mut request = request(&dir, &many_documents());
     let first = prepare(&request).unwrap();
-    let newer = r#"{"format_version": 2, "corpus": {"anything": ["else"]}}"#;
+    let newer = r#"{"format_version": 3, "corpus": {"anything": ["else"]}}"#;
     fs::write(request.dir.join("manifest.json"), newer).unwrap();
     for error in [prepare(&request).unwrap_err(), Corpus::open(&request.dir, Verify::Sizes).unwrap_err()] {
         assert_eq!(error.kind(), DataErrorKind::Damaged);
-        for part in ["version of the shard format", "expected 1, got 2", "--rebuild"] {
+        for part in ["version of the shard format", "expected 2, got 3", "--rebuild"] {
             assert!(error.to_string().contains(part), "{error}");
         }
     }
