@@ -159,6 +159,11 @@ fn a_pickle_that_lies_about_sizes_is_refused() {
         let memo = |bytes: &mut Vec<u8>| replace(bytes, b"storageq", b"storager");
         refused(file, memo, "memo entry");
     }
+    refused(
+        "zip.bin",
+        |bytes| *bytes = b"storages\0tar".repeat(99),
+        "another format (or one of torch before 0.4",
+    );
     refused("zip.bin", |bytes| replace(bytes, b"PK\x01\x02", b"PK\x01\x03"), "an entry of a ZIP directory");
     refused("zip.bin", |bytes| bytes.truncate(20_000), "was it cut?");
     refused("legacy.bin", |bytes| bytes.truncate(20_000), "up to byte");

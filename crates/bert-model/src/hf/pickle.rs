@@ -13,6 +13,9 @@ const MAX_TEXT_LEN: u32 = 4096;
 /// Containers inside of containers; a state dict needs four.
 const MAX_DEPTH: usize = 16;
 
+/// Opcodes of one pickle: those of 20,000 tensors, and a bound on the memory that values take.
+const MAX_OPCODES: usize = 1 << 20;
+
 /// A value that a pickle has built.
 #[derive(Clone, Debug)]
 pub(super) enum Value {
@@ -81,13 +84,14 @@ fn refuse<T>(expected: impl Into<String>, got: impl Into<String>) -> Outcome<T> 
 /// Reads one pickle up to its end and returns what it describes.
 pub(super) fn read(source: &mut impl Read) -> Outcome<Value> {
     let mut machine = Machine { source, stack: Vec::new(), marks: Vec::new(), memo: Vec::new() };
-    loop {
+    for _ in 0..MAX_OPCODES {
         let [opcode] = machine.bytes()?;
         if opcode == b'.' {
             return machine.pop();
         }
         machine.step(opcode)?;
     }
+    refuse(format!("at most {MAX_OPCODES} opcodes"), "more")
 }
 
 struct Machine<'a, R> {
@@ -361,4 +365,50 @@ fn sizes(value: &Value) -> Outcome<Vec<usize>> {
         _ => None,
     };
     found.map_or_else(|| refuse("a tuple of sizes", "another value"), Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(pickle: &[u8], expected: &str) {
+        let refusal = read(&mut &pickle[..]).unwrap_err();
+        assert!(refusal.expected.contains(expected), "{refusal:?}");
+    }
+
+    #[test]
+    fn small_pickles_cannot_become_large_values() {
+        refused(&b"N".repeat(2 << 20), "at most 1048576 opcodes");
+        // A tuple of a tuple of ..: as deep as the pickle is long.
+        refused(&[&b")"[..], &b"\x85".repeat(1000), b"."].concat(), "nested at most 16 deep");
+        // Each tuple holds the one before twice; copied, the last one would have 2^30 elements.
+        let doubled: Vec<u8> = (0..30).flat_map(|idx| [b'q', idx, b'h', idx, 0x86]).collect();
+        refused(&[&b")"[..], &doubled, b"."].concat(), "nested at most 16 deep");
+    }
+
+    #[test]
+    fn a_stack_that_runs_empty_is_refused() {
+        refused(b".", "a value on the stack");
+        refused(b"N(\x86.", "2 values on the stack");
+        refused(b"Nt.", "a mark on the stack");
+        refused(b"q\x00.", "a value on the stack");
+        refused(b"N(a.", "1 values on the stack");
+        refused(b"NNs.", "a list or dictionary to add to");
+        refused(b"h\x05.", "a memo entry below 0");
+        refused(b"", "a whole pickle");
+    }
+
+    #[test]
+    fn numbers_are_signed_and_long_ones_are_kept_whole() {
+        let int = |pickle: &[u8]| match read(&mut &pickle[..]).unwrap() {
+            Value::Int(value) => value,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(int(b"J\xfe\xff\xff\xff."), -2);
+        assert_eq!(int(b"\x8a\x01\xff."), -1);
+        assert_eq!(int(b"\x8a\x02\xff\x00."), 255);
+        let long = read(&mut &b"\x8a\x09\x01\x02\x03\x04\x05\x06\x07\x08\x09."[..]).unwrap();
+        assert!(matches!(long, Value::Long(bytes) if bytes.len() == 9));
+    }
 }
