@@ -25,6 +25,22 @@ pub struct StepBatches {
     pub micro_batches: Vec<MicroBatch>,
 }
 
+/// Data of a task: any micro-batch of any step, as a pure function of both.
+pub trait BatchSource: Send + Sync + 'static {
+    /// The rows of `slot` of `step`, both from 0.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] if the data cannot be read.
+    fn micro_batch(&self, step: u64, slot: usize) -> Result<MicroBatch, DataError>;
+}
+
+impl BatchSource for PretrainData {
+    fn micro_batch(&self, step: u64, slot: usize) -> Result<MicroBatch, DataError> {
+        Self::micro_batch(self, step, slot)
+    }
+}
+
 /// Makes one micro-batch.
 type MakeBatch = dyn Fn(u64, usize) -> Result<MicroBatch, DataError> + Send + Sync;
 
@@ -59,8 +75,8 @@ impl Prefetcher {
     /// # Errors
     ///
     /// [`DataError::Io`] if a thread cannot be started.
-    pub fn spawn(
-        data: Arc<PretrainData>,
+    pub fn spawn<S: BatchSource>(
+        data: Arc<S>,
         first_step: u64,
         slots: Range<usize>,
         num_threads: usize,

@@ -25,16 +25,70 @@ pub struct PretrainBatch<'a> {
     pub nsp_labels: &'a [u8],
 }
 
+/// Tokens and classes of one micro-batch, borrowed from whoever made them.
+#[derive(Clone, Copy, Debug)]
+pub struct ClassifyBatch<'a> {
+    /// Number of sequences.
+    pub num_rows: usize,
+    /// Tokens per row, padding included.
+    pub row_len: usize,
+    /// `[num_rows * row_len]` ids into the word table.
+    pub input_ids: &'a [u32],
+    /// `[num_rows * row_len]` segment of each token.
+    pub token_type_ids: &'a [u8],
+    /// `[num_rows]` real tokens per row, at least 1.
+    pub lengths: &'a [u32],
+    /// `[num_rows]` class of each row; may be empty where only logits are asked for.
+    pub labels: &'a [u32],
+}
+
+impl<'a> ClassifyBatch<'a> {
+    /// The tokens without any label, as the stages below the heads read them.
+    pub(crate) fn tokens(&self) -> PretrainBatch<'a> {
+        PretrainBatch {
+            num_rows: self.num_rows,
+            row_len: self.row_len,
+            input_ids: self.input_ids,
+            token_type_ids: self.token_type_ids,
+            lengths: self.lengths,
+            mlm_positions: &[],
+            mlm_labels: &[],
+            nsp_labels: &[],
+        }
+    }
+
+    /// Checks the tokens against each other and against the model.
+    pub(crate) fn validate(&self, config: &ModelConfig) -> Result<(), ModelError> {
+        self.tokens().validate_tokens(config)
+    }
+
+    /// Checks that every row has a class of the model.
+    pub(crate) fn validate_labels(&self, num_labels: usize) -> Result<(), ModelError> {
+        check_len("labels", self.labels.len(), self.num_rows)?;
+        check_below("labels", self.labels, num_labels)
+    }
+}
+
 impl PretrainBatch<'_> {
     /// Checks every promise of the fields against each other and against the model.
     pub(crate) fn validate(&self, config: &ModelConfig) -> Result<(), ModelError> {
-        self.validate_lengths(config)?;
-        let vocab_size = config.vocab_size;
-        check_below("input_ids", self.input_ids, vocab_size)?;
-        check_below("token_type_ids", self.token_type_ids, config.type_vocab_size)?;
-        check_below("mlm_labels", self.mlm_labels, vocab_size)?;
+        self.validate_tokens(config)?;
+        check_len("mlm_labels", self.mlm_labels.len(), self.mlm_positions.len())?;
+        if !self.nsp_labels.is_empty() {
+            check_len("nsp_labels", self.nsp_labels.len(), self.num_rows)?;
+        }
+        let learns = !(self.mlm_positions.is_empty() && self.nsp_labels.is_empty());
+        check("mlm_positions", learns, "a masked position or a sentence label", "neither")?;
+        check_below("mlm_labels", self.mlm_labels, config.vocab_size)?;
         check_below("nsp_labels", self.nsp_labels, 2)?;
         self.validate_positions()
+    }
+
+    /// Checks lengths and ids, whatever is to be learned from them.
+    fn validate_tokens(&self, config: &ModelConfig) -> Result<(), ModelError> {
+        self.validate_lengths(config)?;
+        check_below("input_ids", self.input_ids, config.vocab_size)?;
+        check_below("token_type_ids", self.token_type_ids, config.type_vocab_size)
     }
 
     fn validate_lengths(&self, config: &ModelConfig) -> Result<(), ModelError> {
@@ -47,12 +101,6 @@ impl PretrainBatch<'_> {
         check_len("input_ids", self.input_ids.len(), num_tokens)?;
         check_len("token_type_ids", self.token_type_ids.len(), num_tokens)?;
         check_len("lengths", self.lengths.len(), self.num_rows)?;
-        check_len("mlm_labels", self.mlm_labels.len(), self.mlm_positions.len())?;
-        if !self.nsp_labels.is_empty() {
-            check_len("nsp_labels", self.nsp_labels.len(), self.num_rows)?;
-        }
-        let learns = !(self.mlm_positions.is_empty() && self.nsp_labels.is_empty());
-        check("mlm_positions", learns, "a masked position or a sentence label", "neither")?;
         match self.lengths.iter().find(|&&length| !(1..=self.row_len).contains(&(length as usize))) {
             Some(length) => check("lengths", false, format!("1 to row_len = {}", self.row_len), length),
             None => Ok(()),

@@ -4,12 +4,12 @@
 //! [`ParameterLayout`]; the tied decoder is not written, as in `save_pretrained`. Reading trusts nothing: names,
 //! shapes and sizes are checked against the configuration and the length of the file before anything is allocated.
 
+mod classifier;
 mod config_file;
 mod names;
 mod tensor_file;
 
 use std::{
-    cell::RefCell,
     io,
     path::{Path, PathBuf},
 };
@@ -19,9 +19,13 @@ use safetensors::SafeTensorError;
 
 use crate::{
     config::{ConfigError, ModelConfig},
-    init::initial_parameter,
-    layout::{ParameterLayout, ParameterSpec},
+    layout::ParameterLayout,
 };
+
+pub use classifier::{
+    load_classifier_config, load_classifier_folder, load_folder_below_classifier, save_classifier_folder,
+};
+use tensor_file::Reading;
 
 /// Name of the configuration inside of a folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -160,7 +164,7 @@ pub fn save_folder(
 ) -> Result<(), HfError> {
     let config_path = folder.join(CONFIG_FILE);
     config.validate().map_err(|source| HfError::Config { path: config_path.clone(), source })?;
-    config_file::write(&config_path, config)?;
+    config_file::write(&config_path, config, "BertForPreTraining", serde_json::Map::new())?;
     tensor_file::write(&folder.join(TENSOR_FILE), &ParameterLayout::new(config), &mut read_bucket)
 }
 
@@ -174,7 +178,8 @@ pub fn save_folder(
 /// Any [`HfError`]; a refusal lists every tensor that is missing, unexpected or has another shape or type.
 pub fn load_folder(folder: &Path) -> Result<(ModelConfig, Vec<Vec<f32>>), HfError> {
     let config = load_config(folder)?;
-    let buckets = tensor_file::read(&folder.join(TENSOR_FILE), &ParameterLayout::new(&config), &|_| None)?;
+    let reading = Reading { fill_missing: &|_| None, is_ignored: &|_| false };
+    let buckets = tensor_file::read(&folder.join(TENSOR_FILE), &ParameterLayout::new(&config), reading)?;
     Ok((config, buckets))
 }
 
@@ -191,7 +196,7 @@ pub struct CompletedFolder {
 
 /// As [`load_folder`], but parameters whose name `may_be_missing` start from initial values if the file lacks them.
 ///
-/// For checkpoints without (all of) the pre-training heads.
+/// For checkpoints without (all of) the pre-training heads; a classifier on top of them is passed over.
 ///
 /// # Errors
 ///
@@ -202,15 +207,9 @@ pub fn load_folder_with_initial(
     may_be_missing: impl Fn(&str) -> bool,
 ) -> Result<CompletedFolder, HfError> {
     let config = load_config(folder)?;
-    let initialised = RefCell::new(Vec::new());
-    let fill = |spec: &ParameterSpec| {
-        may_be_missing(&spec.name).then(|| {
-            initialised.borrow_mut().push(spec.name.clone());
-            initial_parameter(&config, spec, init_key)
-        })
-    };
-    let buckets = tensor_file::read(&folder.join(TENSOR_FILE), &ParameterLayout::new(&config), &fill)?;
-    Ok(CompletedFolder { config, buckets, initialised: initialised.into_inner() })
+    let layout = ParameterLayout::new(&config);
+    let is_classifier = |name: &str| name.starts_with("classifier.");
+    classifier::complete(folder, config, &layout, init_key, &may_be_missing, &is_classifier)
 }
 
 /// Reads the configuration of a folder only.

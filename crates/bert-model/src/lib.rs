@@ -3,6 +3,7 @@
 //! A model is a list of stages: embeddings, encoder layers, heads. [`PretrainModel`] runs them forward one by one
 //! on detached boundaries and backward one by one, handing each stage's gradients to a [`GradientSink`] the moment
 //! they are complete, so that a caller can reduce them over ranks while the next stage still computes.
+//! [`ClassifyModel`] has the same stages with a classifier as the last one.
 //!
 //! # Shapes
 //!
@@ -16,6 +17,7 @@
 //! threads: work is split by output, never by the summed dimension.
 
 mod batch;
+mod classify;
 mod config;
 mod embeddings;
 mod encoder;
@@ -28,14 +30,17 @@ mod layout;
 mod loss;
 mod ops;
 mod parameters;
+mod pooling;
 mod pretrain;
 #[cfg(test)]
 mod test_support;
 
-pub use batch::PretrainBatch;
+pub use batch::{ClassifyBatch, PretrainBatch};
+pub use classify::{ClassLosses, ClassifierConfig, ClassifyModel};
 pub use config::{ConfigError, HiddenAct, ModelConfig};
 pub use error::ModelError;
 pub use init::initial_bucket;
 pub use layout::{BucketLayout, ParameterLayout, ParameterSpec};
 pub use loss::{BatchLosses, LossScale};
+pub use pooling::Pooling;
 pub use pretrain::{BackendKind, GradientSink, PretrainModel};

@@ -155,7 +155,7 @@ fn join_tokens(tokens: &[String]) -> String {
 }
 
 /// `do_lower_case` of the folder's tokenizer_config.json; true, as in Hugging Face, where nothing is said.
-fn recorded_lowercase(folder: &Path) -> bool {
+pub fn recorded_lowercase(folder: &Path) -> bool {
     fs::read_to_string(folder.join("tokenizer_config.json"))
         .ok()
         .and_then(|text| serde_json::from_str::<Value>(&text).ok())

@@ -1,6 +1,7 @@
 //! `--dry-run`: what would be trained, in numbers, without training.
 //!
-//! Owns the arithmetic of the plan. Opens the tokenizer only, since the vocabulary decides the size of the model.
+//! Owns the arithmetic of the plan. Opens the tokenizer and the training rows of a
+//! classifier, since vocabulary and classes decide the size of the model.
 
 use std::fmt::Write;
 
@@ -9,10 +10,11 @@ use bert_data::Tokenizer;
 use bert_model::ParameterLayout;
 
 use crate::{
-    config::{Config, OptimizerState},
+    config::{Config, OptimizerState, TaskSection},
     data_settings,
     error::TrainError,
     machine,
+    task::classify::{labels_of, table_of},
 };
 
 /// Bytes of an `f32`.
@@ -22,10 +24,17 @@ const F32_BYTES: usize = 4;
 ///
 /// # Errors
 ///
-/// [`TrainError::Data`] if the tokenizer cannot be read.
+/// [`TrainError::Data`] if the tokenizer, or the rows of a classifier, cannot be read.
 pub fn plan(config: &Config, num_ranks: usize, num_local_ranks: usize) -> Result<String, TrainError> {
     let tokenizer = Tokenizer::from_vocab_file(&config.data.tokenizer, config.data.lowercase)?;
-    let layout = ParameterLayout::new(&data_settings::model_config(config, tokenizer.vocab_size()));
+    let model = data_settings::model_config(config, tokenizer.vocab_size());
+    let layout = match &config.task {
+        TaskSection::Pretrain => ParameterLayout::new(&model),
+        TaskSection::Classify(section) => {
+            let labels = labels_of(section, &table_of(section, &section.train)?)?;
+            ParameterLayout::for_classifier(&model, labels.names().len())
+        }
+    };
     let num_parameters = layout.num_elements();
     let num_slots = config.num_slots();
     let num_threads = machine::num_threads(config.run.threads_per_rank, num_local_ranks);
@@ -50,11 +59,11 @@ pub fn plan(config: &Config, num_ranks: usize, num_local_ranks: usize) -> Result
     for bucket in &layout.buckets {
         line(&format!("bucket `{}`", bucket.name), megabytes(bucket.num_elements * F32_BYTES));
     }
-    let built = config.data.shards.join("manifest.json").exists();
-    line(
-        "shards",
-        format!("{} ({})", config.data.shards.display(), if built { "built" } else { "built at start" }),
-    );
+    if config.task == TaskSection::Pretrain {
+        let built = config.data.shards.join("manifest.json").exists();
+        let state = if built { "built" } else { "built at start" };
+        line("shards", format!("{} ({state})", config.data.shards.display()));
+    }
     line("run folder", config.run_dir().display().to_string());
     Ok(text.trim_end().to_string())
 }

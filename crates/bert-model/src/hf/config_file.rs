@@ -16,6 +16,11 @@ const FIXED: [(&str, &str); 3] =
 
 /// Reads a configuration and checks that a model can be built from it.
 pub(super) fn read(path: &Path) -> Result<ModelConfig, HfError> {
+    model_of(path, read_object(path)?)
+}
+
+/// Reads all keys of the file and checks that they describe a BERT.
+pub(super) fn read_object(path: &Path) -> Result<Map<String, Value>, HfError> {
     let text = fs::read_to_string(path).map_err(|source| HfError::Io {
         action: "read",
         path: path.into(),
@@ -29,6 +34,11 @@ pub(super) fn read(path: &Path) -> Result<ModelConfig, HfError> {
             return Err(HfError::Unsupported { path: path.into(), key, expected: expected.into(), got });
         }
     }
+    Ok(all)
+}
+
+/// The model that the keys describe.
+pub(super) fn model_of(path: &Path, all: Map<String, Value>) -> Result<ModelConfig, HfError> {
     let known = all.into_iter().filter(|(key, _)| MODEL_KEYS.contains(&key.as_str())).collect();
     let config: ModelConfig = serde_json::from_value(Value::Object(known))
         .map_err(|source| HfError::Json { path: path.into(), source })?;
@@ -36,9 +46,14 @@ pub(super) fn read(path: &Path) -> Result<ModelConfig, HfError> {
     Ok(config)
 }
 
-/// Writes a configuration that `transformers` reads as `BertForPreTraining`.
-pub(super) fn write(path: &Path, config: &ModelConfig) -> Result<(), HfError> {
-    let mut all = json!({ "architectures": ["BertForPreTraining"], "model_type": "bert" });
+/// Writes a configuration that `transformers` reads as the given architecture, with `more` keys at its end.
+pub(super) fn write(
+    path: &Path,
+    config: &ModelConfig,
+    architecture: &str,
+    more: Map<String, Value>,
+) -> Result<(), HfError> {
+    let mut all = json!({ "architectures": [architecture], "model_type": "bert" });
     let object = all.as_object_mut().expect("built as an object");
     let fields =
         serde_json::to_value(config).map_err(|source| HfError::Json { path: path.into(), source })?;
@@ -47,6 +62,7 @@ pub(super) fn write(path: &Path, config: &ModelConfig) -> Result<(), HfError> {
     object.insert("position_embedding_type".into(), "absolute".into());
     object.insert("tie_word_embeddings".into(), true.into());
     object.insert("torch_dtype".into(), "float32".into());
+    object.extend(more);
     let text =
         serde_json::to_string_pretty(&all).map_err(|source| HfError::Json { path: path.into(), source })?;
     write_synced(path, |file| {

@@ -26,7 +26,7 @@ pub(super) fn meaning(stored: &str) -> Meaning {
         name if name.ends_with("embeddings.token_type_ids") => return Meaning::Ignored,
         _ => {}
     }
-    let has_prefix = ["bert.", "cls."].iter().any(|prefix| stored.starts_with(prefix));
+    let has_prefix = ["bert.", "cls.", "classifier."].iter().any(|prefix| stored.starts_with(prefix));
     let name = if has_prefix { stored.to_owned() } else { format!("bert.{stored}") };
     let name = match name.strip_suffix("LayerNorm.gamma") {
         Some(start) => format!("{start}LayerNorm.weight"),

@@ -84,20 +84,26 @@ fn write_values(file: &mut impl Write, values: &[f32]) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives a value to a parameter that the file lacks: its values, or `None` to refuse the file.
-pub(super) type FillMissing<'a> = &'a dyn Fn(&ParameterSpec) -> Option<Vec<f32>>;
+/// What a file may lack, and what it may hold beside the parameters.
+#[derive(Clone, Copy)]
+pub(super) struct Reading<'a> {
+    /// Values of a parameter that the file lacks, or `None` to refuse the file.
+    pub(super) fill_missing: &'a dyn Fn(&ParameterSpec) -> Option<Vec<f32>>,
+    /// Whether a stored name is passed over.
+    pub(super) is_ignored: &'a dyn Fn(&str) -> bool,
+}
 
-/// Reads all buckets after checking that the file holds exactly the parameters of `layout`, apart from missing ones
-/// that `fill_missing` provides.
+/// Reads all buckets after checking that the file holds exactly the parameters of `layout`, apart from what `reading`
+/// allows.
 pub(super) fn read(
     path: &Path,
     layout: &ParameterLayout,
-    fill_missing: FillMissing<'_>,
+    reading: Reading<'_>,
 ) -> Result<Vec<Vec<f32>>, HfError> {
     let io_error = |source| HfError::Io { action: "read", path: path.into(), source };
     let mut file = File::open(path).map_err(io_error)?;
     let (metadata, data_start) = read_metadata(path, &mut file)?;
-    let (sources, ties) = match_names(path, layout, &metadata, fill_missing)?;
+    let (sources, ties) = match_names(path, layout, &metadata, reading)?;
 
     let mut buckets: Vec<_> = layout.buckets.iter().map(|bucket| vec![0.0; bucket.num_elements]).collect();
     let mut file = BufReader::new(file);
@@ -165,12 +171,15 @@ fn match_names(
     path: &Path,
     layout: &ParameterLayout,
     metadata: &Metadata,
-    fill_missing: FillMissing<'_>,
+    reading: Reading<'_>,
 ) -> Result<(Vec<Source>, Ties), HfError> {
     let mut mismatch = Mismatch::default();
     let mut stored: BTreeMap<String, TensorInfo> = BTreeMap::new();
     let mut ties = Ties::new();
     for name in metadata.offset_keys() {
+        if (reading.is_ignored)(&name) {
+            continue;
+        }
         let Some(info) = metadata.info(&name).cloned() else { continue };
         match meaning(&name) {
             Meaning::Ignored => {}
@@ -193,7 +202,7 @@ fn match_names(
                 check_info(&spec.name, &info, spec, &mut mismatch);
                 sources.push(Source::Stored(info.data_offsets.0 as u64));
             }
-            None => match fill_missing(spec) {
+            None => match (reading.fill_missing)(spec) {
                 Some(values) => sources.push(Source::Filled(values)),
                 None => mismatch.missing.push(spec.name.clone()),
             },

@@ -2,7 +2,7 @@
 //!
 //! Owns what can be said without opening any other file. Rules that need the corpus are with `bert-data`.
 
-use super::{Config, ConfigError, Strategy};
+use super::{ClassifySection, Config, ConfigError, Strategy, TaskSection};
 
 fn refuse(key: &'static str, got: impl ToString, expected: impl ToString) -> Result<(), ConfigError> {
     Err(ConfigError::Value { key, got: got.to_string(), expected: expected.to_string() })
@@ -33,8 +33,14 @@ fn within(key: &'static str, got: f64, low: f64, high: f64) -> Result<(), Config
 pub fn check(config: &Config) -> Result<(), ConfigError> {
     check_run(config)?;
     check_model(config)?;
-    check_data(config)?;
-    check_masking(config)?;
+    check_sequences(config)?;
+    match &config.task {
+        TaskSection::Pretrain => {
+            check_data(config)?;
+            check_masking(config)?;
+        }
+        TaskSection::Classify(section) => check_classify(config, section)?,
+    }
     check_optimizer(config)?;
     check_train(config)
 }
@@ -86,9 +92,8 @@ fn check_model(config: &Config) -> Result<(), ConfigError> {
     )
 }
 
-fn check_data(config: &Config) -> Result<(), ConfigError> {
+fn check_sequences(config: &Config) -> Result<(), ConfigError> {
     let data = &config.data;
-    require(!data.sources.is_empty(), "data.sources", "empty", "at least one { path = \"..\" }")?;
     require(
         data.max_seq_length <= config.model.max_position_embeddings,
         "data.max_seq_length",
@@ -96,10 +101,35 @@ fn check_data(config: &Config) -> Result<(), ConfigError> {
         format!("at most model.max_position_embeddings = {}", config.model.max_position_embeddings),
     )?;
     require(data.max_seq_length >= 8, "data.max_seq_length", data.max_seq_length, "at least 8")?;
-    within("data.short_seq_prob", data.short_seq_prob, 0.0, 1.0)?;
-    within("data.validation_fraction", data.validation_fraction, 0.0, 0.5)?;
     positive("data.num_workers", data.num_workers)?;
     positive("data.prefetch_steps", data.prefetch_steps)
+}
+
+fn check_data(config: &Config) -> Result<(), ConfigError> {
+    let data = &config.data;
+    require(!data.sources.is_empty(), "data.sources", "empty", "at least one { path = \"..\" }")?;
+    within("data.short_seq_prob", data.short_seq_prob, 0.0, 1.0)?;
+    within("data.validation_fraction", data.validation_fraction, 0.0, 0.5)
+}
+
+fn check_classify(config: &Config, section: &ClassifySection) -> Result<(), ConfigError> {
+    let named = [
+        ("task.train", section.train.as_os_str().is_empty(), "the path of a .tsv, .csv or .jsonl file"),
+        ("task.validation", section.validation.as_os_str().is_empty(), "a file beside task.train"),
+        ("task.text_column", section.text_column.is_empty(), "the name of a column"),
+        ("task.label_column", section.label_column.is_empty(), "the name of a column"),
+    ];
+    for (key, is_empty, expected) in named {
+        require(!is_empty, key, "empty", expected)?;
+    }
+    within("task.classifier_dropout", section.classifier_dropout, 0.0, 0.99)?;
+    let train = &config.train;
+    require(
+        train.eval_max_batches == 0,
+        "train.eval_max_batches",
+        train.eval_max_batches,
+        "0 with task.kind = \"classify\": all validation rows",
+    )
 }
 
 fn check_masking(config: &Config) -> Result<(), ConfigError> {

@@ -8,6 +8,7 @@ pub mod check;
 pub mod fingerprint;
 pub mod load;
 mod schema;
+mod task;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use load::{ConfigError, load};
+pub use task::{ClassifySection, SelectBy, TaskSection};
 
 /// A whole configuration file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -110,22 +112,6 @@ pub struct ModelSection {
 pub struct InitSection {
     /// `"scratch"`, or the path of a checkpoint or of a Hugging Face folder.
     pub from: String,
-}
-
-/// `[task]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TaskSection {
-    /// What is trained.
-    pub kind: TaskKind,
-}
-
-/// Value of `task.kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TaskKind {
-    /// Masked language model with the sentence objective of `[data]`.
-    Pretrain,
 }
 
 /// `[data]`
