@@ -87,67 +87,82 @@ fn missing_column(path: &Path, column: &str, present: impl Iterator<Item = Strin
     }
 }
 
-/// Places of the columns in a record.
-struct Places {
-    text: usize,
-    text_pair: Option<usize>,
-    label: Option<usize>,
-}
-
 fn delimited(
     path: &Path,
     bytes: &[u8],
     columns: &TableColumns,
     delimiter: u8,
 ) -> Result<Vec<TextRow>, DataError> {
-    let mut reader =
-        csv::ReaderBuilder::new().delimiter(delimiter).quoting(delimiter == b',').from_reader(bytes);
-    let header = reader.headers().map_err(|error| csv_error(path, &error))?.clone();
+    let mut records = records(path, bytes, delimiter)?.into_iter();
+    let (_, header) = records.next().ok_or_else(|| DataError::NoRows { path: path.to_path_buf() })?;
     let place = |column: &String| {
         let found = header.iter().position(|name| name == column);
-        found.ok_or_else(|| missing_column(path, column, header.iter().map(str::to_owned)))
+        found.ok_or_else(|| missing_column(path, column, header.iter().cloned()))
     };
-    let places = Places {
-        text: place(&columns.text)?,
-        text_pair: columns.text_pair.as_ref().map(place).transpose()?,
-        label: columns.label.as_ref().map(place).transpose()?,
-    };
+    let text = place(&columns.text)?;
+    let text_pair = columns.text_pair.as_ref().map(place).transpose()?;
+    let label = columns.label.as_ref().map(place).transpose()?;
     let mut rows = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(|error| csv_error(path, &error))?;
-        let cell = |idx: usize| record.get(idx).unwrap_or_default().to_owned();
+    for (line, mut cells) in records {
+        if cells.len() != header.len() {
+            let expected = format!("{} columns as in the first line", header.len());
+            let got = format!("{}; quote cells that hold the delimiter (.csv only)", cells.len());
+            return Err(bad_line(path, line, expected, got));
+        }
         rows.push(TextRow {
-            text: cell(places.text),
-            text_pair: places.text_pair.map(cell),
-            label: places.label.map(cell),
-            line: record.position().map_or(0, csv::Position::line),
-        });
-    }
-    // The reader takes an unclosed quote to the end of the file without a word.
-    let num_quotes = bytes.iter().filter(|byte| **byte == b'"').count();
-    if delimiter == b',' && num_quotes % 2 == 1 {
-        let line = rows.last().map_or(1, |row| row.line);
-        return Err(bad_line(
-            path,
+            // A column may serve twice.
+            text: cells[text].clone(),
+            text_pair: text_pair.map(|place| cells[place].clone()),
+            label: label.map(|place| std::mem::take(&mut cells[place])),
             line,
-            "every quote to be closed, or doubled inside of quotes",
-            "an open one",
-        ));
+        });
     }
     Ok(rows)
 }
 
-fn csv_error(path: &Path, error: &csv::Error) -> DataError {
-    let line = error.position().map_or(1, csv::Position::line);
-    match error.kind() {
-        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => bad_line(
-            path,
-            line,
-            format!("{expected_len} columns as in the first line"),
-            format!("{len}; quote cells that hold the delimiter (.csv only)"),
-        ),
-        csv::ErrorKind::Utf8 { err, .. } => bad_line(path, line, "UTF-8", err.to_string()),
-        _ => bad_line(path, line, "a row", error.to_string()),
+/// The cells of every record with the line it begins on.
+fn records(path: &Path, bytes: &[u8], delimiter: u8) -> Result<Vec<(u64, Vec<String>)>, DataError> {
+    let has_quotes = delimiter == b',';
+    let mut reader = csv_core::ReaderBuilder::new().delimiter(delimiter).quoting(has_quotes).build();
+    let (mut cells, mut ends) = (vec![0; 1 << 12], vec![0; 16]);
+    let mut records = Vec::new();
+    let (mut rest, mut line) = (bytes, 1);
+    loop {
+        // Blank lines belong to no record.
+        while let Some((end_of_line @ (b'\n' | b'\r'), after)) = rest.split_first() {
+            line += u64::from(*end_of_line == b'\n');
+            rest = after;
+        }
+        let before = rest;
+        let (mut num_bytes, mut num_ends) = (0, 0);
+        let is_record = loop {
+            let (result, read, written, ended) =
+                reader.read_record(rest, &mut cells[num_bytes..], &mut ends[num_ends..]);
+            (rest, num_bytes, num_ends) = (&rest[read..], num_bytes + written, num_ends + ended);
+            match result {
+                csv_core::ReadRecordResult::InputEmpty => {}
+                csv_core::ReadRecordResult::OutputFull => cells.resize(2 * cells.len(), 0),
+                csv_core::ReadRecordResult::OutputEndsFull => ends.resize(2 * ends.len(), 0),
+                csv_core::ReadRecordResult::Record => break true,
+                csv_core::ReadRecordResult::End => break false,
+            }
+        };
+        if !is_record {
+            return Ok(records);
+        }
+        let consumed = &before[..before.len() - rest.len()];
+        // The reader takes an unclosed quote to the end of the file without a word.
+        let is_open = consumed.iter().filter(|byte| **byte == b'"').count() % 2 == 1;
+        if has_quotes && rest.is_empty() && is_open {
+            let expected = "every quote to be closed, and doubled inside of quotes";
+            return Err(bad_line(path, line, expected, "an open one"));
+        }
+        let starts = std::iter::once(0).chain(ends[..num_ends].iter().copied());
+        let cell = |(start, end): (usize, &usize)| String::from_utf8(cells[start..*end].to_vec());
+        let record = starts.zip(&ends[..num_ends]).map(cell).collect::<Result<Vec<_>, _>>();
+        let record = record.map_err(|error| bad_line(path, line, "UTF-8", error.to_string()))?;
+        records.push((line, record));
+        line += consumed.iter().filter(|byte| **byte == b'\n').count() as u64;
     }
 }
 
