@@ -107,8 +107,13 @@ impl Workspace {
     /// Loss, both parts of it and the gradient norm of every step, as the text of the file.
     pub fn curve(&self, name: &str) -> Vec<String> {
         let keys = ["step", "loss", "mlm_loss", "nsp_loss", "grad_norm", "param_norm"];
-        let keys = if self.config == "tiny.toml" { &keys[..] } else { &["step", "loss", "accuracy", "grad_norm", "param_norm"] };
-        let text_of = |line: &Value| keys.iter().map(|key| line[*key].to_string()).collect::<Vec<_>>().join(" ");
+        let keys = if self.config == "tiny.toml" {
+            &keys[..]
+        } else {
+            &["step", "loss", "accuracy", "grad_norm", "param_norm"]
+        };
+        let text_of =
+            |line: &Value| keys.iter().map(|key| line[*key].to_string()).collect::<Vec<_>>().join(" ");
         self.metrics(name, "train").iter().map(text_of).collect()
     }
 

@@ -28,6 +28,29 @@ pub struct PretrainBatch<'a> {
 /// Tokens and classes of one micro-batch, borrowed from whoever made them.
 #[derive(Clone, Copy, Debug)]
 pub struct ClassifyBatch<'a> {
+    /// The tokens.
+    pub tokens: TokenBatch<'a>,
+    /// `[num_rows]` class of each row.
+    pub labels: &'a [u32],
+}
+
+impl<'a> ClassifyBatch<'a> {
+    /// The tokens in the form of training, without labels, if everything fits the model and its classes.
+    pub(crate) fn validated(
+        &self,
+        config: &ModelConfig,
+        num_classes: usize,
+    ) -> Result<PretrainBatch<'a>, ModelError> {
+        let tokens = self.tokens.validated(config)?;
+        check_len("labels", self.labels.len(), tokens.num_rows)?;
+        check_below("labels", self.labels, num_classes)?;
+        Ok(tokens)
+    }
+}
+
+/// Tokens of one batch without anything to predict, for inference.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenBatch<'a> {
     /// Number of sequences.
     pub num_rows: usize,
     /// Tokens per row, padding included.
@@ -38,14 +61,12 @@ pub struct ClassifyBatch<'a> {
     pub token_type_ids: &'a [u8],
     /// `[num_rows]` real tokens per row, at least 1.
     pub lengths: &'a [u32],
-    /// `[num_rows]` class of each row; may be empty where only logits are asked for.
-    pub labels: &'a [u32],
 }
 
-impl<'a> ClassifyBatch<'a> {
-    /// The tokens without any label, as the stages below the heads read them.
-    pub(crate) fn tokens(&self) -> PretrainBatch<'a> {
-        PretrainBatch {
+impl<'a> TokenBatch<'a> {
+    /// The same tokens in the form of training, without labels, if they fit the model.
+    pub(crate) fn validated(&self, config: &ModelConfig) -> Result<PretrainBatch<'a>, ModelError> {
+        let batch = PretrainBatch {
             num_rows: self.num_rows,
             row_len: self.row_len,
             input_ids: self.input_ids,
@@ -54,18 +75,9 @@ impl<'a> ClassifyBatch<'a> {
             mlm_positions: &[],
             mlm_labels: &[],
             nsp_labels: &[],
-        }
-    }
-
-    /// Checks the tokens against each other and against the model.
-    pub(crate) fn validate(&self, config: &ModelConfig) -> Result<(), ModelError> {
-        self.tokens().validate_tokens(config)
-    }
-
-    /// Checks that every row has a class of the model.
-    pub(crate) fn validate_labels(&self, num_labels: usize) -> Result<(), ModelError> {
-        check_len("labels", self.labels.len(), self.num_rows)?;
-        check_below("labels", self.labels, num_labels)
+        };
+        batch.validate_tokens(config)?;
+        Ok(batch)
     }
 }
 
@@ -84,14 +96,7 @@ impl PretrainBatch<'_> {
         self.validate_positions()
     }
 
-    /// Checks lengths and ids, whatever is to be learned from them.
     fn validate_tokens(&self, config: &ModelConfig) -> Result<(), ModelError> {
-        self.validate_lengths(config)?;
-        check_below("input_ids", self.input_ids, config.vocab_size)?;
-        check_below("token_type_ids", self.token_type_ids, config.type_vocab_size)
-    }
-
-    fn validate_lengths(&self, config: &ModelConfig) -> Result<(), ModelError> {
         let max_len = config.max_position_embeddings;
         check("num_rows", self.num_rows >= 1, "at least 1", self.num_rows)?;
         let expected = format!("1 to max_position_embeddings = {max_len}");
@@ -101,6 +106,8 @@ impl PretrainBatch<'_> {
         check_len("input_ids", self.input_ids.len(), num_tokens)?;
         check_len("token_type_ids", self.token_type_ids.len(), num_tokens)?;
         check_len("lengths", self.lengths.len(), self.num_rows)?;
+        check_below("input_ids", self.input_ids, config.vocab_size)?;
+        check_below("token_type_ids", self.token_type_ids, config.type_vocab_size)?;
         match self.lengths.iter().find(|&&length| !(1..=self.row_len).contains(&(length as usize))) {
             Some(length) => check("lengths", false, format!("1 to row_len = {}", self.row_len), length),
             None => Ok(()),

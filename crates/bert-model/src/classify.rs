@@ -11,7 +11,7 @@ use bert_random::Key;
 use burn::{Tensor, module::Module};
 
 use crate::{
-    batch::{ClassifyBatch, PretrainBatch},
+    batch::{ClassifyBatch, PretrainBatch, TokenBatch},
     embeddings::{Embeddings, EmbeddingsOutput},
     encoder::{EncoderLayer, Pass},
     error::ModelError,
@@ -157,17 +157,16 @@ impl ClassifyModel {
         scale: f32,
         sink: &mut dyn GradientSink,
     ) -> Result<ClassLosses, ModelError> {
-        batch.validate(&self.config.model)?;
-        batch.validate_labels(self.config.labels.len())?;
-        let forward = self.forward_stages(&batch.tokens(), dropout);
+        let tokens = batch.validated(&self.config.model, self.config.labels.len())?;
+        let forward = self.forward_stages(&tokens, dropout);
         let (figures, root) = loss_root(Some(forward.logits.clone()), batch.labels, scale);
         sink.forward_done();
         let root = root.expect("there are logits");
-        self.backward_stages(&batch.tokens(), forward, root, sink);
-        Ok(ClassLosses::new(batch, figures))
+        self.backward_stages(&tokens, forward, root, sink);
+        Ok(ClassLosses::new(tokens.num_rows, figures))
     }
 
-    /// Computes the logits of each row, without dropout and without gradients; labels are not looked at.
+    /// Computes the logits of each row, without dropout and without gradients.
     ///
     /// # Shapes
     ///
@@ -176,9 +175,8 @@ impl ClassifyModel {
     /// # Errors
     ///
     /// [`ModelError::Batch`] if the batch does not fit the model.
-    pub fn logits(&self, batch: &ClassifyBatch<'_>) -> Result<Vec<f32>, ModelError> {
-        batch.validate(&self.config.model)?;
-        let tokens = batch.tokens();
+    pub fn logits(&self, tokens: &TokenBatch<'_>) -> Result<Vec<f32>, ModelError> {
+        let tokens = tokens.validated(&self.config.model)?;
         let pass = Pass::new(&tokens, None);
         let mut pooled = self.empty_pooled(&tokens);
         let mut hidden = self.embeddings.valid().forward(&tokens, None).hidden; // [num_positions, hidden]
@@ -201,9 +199,7 @@ impl ClassifyModel {
         if labels.is_empty() {
             return ClassLosses::default();
         }
-        let figures = cross_entropy(logits, labels);
-        let num_rows = labels.len() as u64;
-        ClassLosses { loss_sum: figures.loss_sum, num_rows, num_correct: figures.num_correct }
+        ClassLosses::new(labels.len(), cross_entropy(logits, labels))
     }
 
     fn empty_pooled(&self, batch: &PretrainBatch<'_>) -> Vec<f32> {
@@ -309,8 +305,8 @@ impl ClassifyModel {
 }
 
 impl ClassLosses {
-    fn new(batch: &ClassifyBatch<'_>, figures: CrossEntropy) -> Self {
-        Self { loss_sum: figures.loss_sum, num_rows: batch.num_rows as u64, num_correct: figures.num_correct }
+    fn new(num_rows: usize, figures: CrossEntropy) -> Self {
+        Self { loss_sum: figures.loss_sum, num_rows: num_rows as u64, num_correct: figures.num_correct }
     }
 }
 

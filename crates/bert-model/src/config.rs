@@ -88,6 +88,8 @@ impl ModelConfig {
                 count,
             )?;
         }
+        let expected = format!("at most {MAX_LAYERS}");
+        check("num_hidden_layers", self.num_hidden_layers <= MAX_LAYERS, expected, self.num_hidden_layers)?;
         let divides = self.hidden_size.is_multiple_of(self.num_attention_heads);
         let expected = format!("a divisor of hidden_size = {}", self.hidden_size);
         check("num_attention_heads", divides, expected, self.num_attention_heads)?;
@@ -120,6 +122,9 @@ impl ModelConfig {
 
 /// Far above any BERT, and small enough that products of two counts cannot overflow.
 const MAX_COUNT: usize = 1 << 28;
+
+/// Far above any BERT, and few enough to list the parameters of a file that claims so many.
+const MAX_LAYERS: usize = 4096;
 
 fn check(
     key: &'static str,

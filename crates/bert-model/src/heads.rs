@@ -65,9 +65,20 @@ impl Heads {
     ) -> HeadsOutput {
         let masked = batch.mlm_positions.iter().map(|&position| i64::from(position)).collect::<Vec<_>>();
         let mlm = (!masked.is_empty()).then(|| self.predict(gather(hidden.clone(), masked), word_table));
-        let firsts = (0..batch.nsp_labels.len()).map(|row| (row * batch.row_len) as i64).collect::<Vec<_>>();
-        let nsp = (!firsts.is_empty()).then(|| self.relate(gather(hidden, firsts)));
+        let num_labels = batch.nsp_labels.len();
+        let nsp = (num_labels > 0).then(|| self.relate(self.pool(hidden, num_labels, batch.row_len)));
         HeadsOutput { mlm, nsp }
+    }
+
+    /// The pooler: `tanh(W h + b)` of the first position of each row.
+    ///
+    /// # Shapes
+    ///
+    /// - hidden: `[num_rows * row_len, hidden]`
+    /// - output: `[num_rows, hidden]`
+    pub(crate) fn pool(&self, hidden: Tensor<2>, num_rows: usize, row_len: usize) -> Tensor<2> {
+        let firsts = (0..num_rows).map(|row| (row * row_len) as i64).collect::<Vec<_>>();
+        self.pooler.forward(gather(hidden, firsts)).tanh() // [num_rows, hidden]
     }
 
     /// Masked language model.
@@ -82,14 +93,14 @@ impl Heads {
         ops::linear(self.layer_norm.forward(transformed), word_table, self.decoder_bias.val())
     }
 
-    /// Next sentence prediction from the first position of each row.
+    /// Next sentence prediction.
     ///
     /// # Shapes
     ///
-    /// - firsts: `[num_rows, hidden]`
+    /// - pooled: `[num_rows, hidden]`
     /// - output: `[num_rows, 2]`
-    fn relate(&self, firsts: Tensor<2>) -> Tensor<2> {
-        self.seq_relationship.forward(self.pooler.forward(firsts).tanh())
+    pub(crate) fn relate(&self, pooled: Tensor<2>) -> Tensor<2> {
+        self.seq_relationship.forward(pooled)
     }
 
     /// Fills the bucket with the stage's gradients.

@@ -1,153 +1,46 @@
-//! Hugging Face folders: `config.json` and `model.safetensors` of a `BertForPreTraining`.
+//! Hugging Face folders: `config.json` and the tensors of a `BertForPreTraining`.
 //!
-//! The only module of this crate that touches files. Tensors are `F32` under the names and in the orientation of
-//! [`ParameterLayout`]; the tied decoder is not written, as in `save_pretrained`. Reading trusts nothing: names,
-//! shapes and sizes are checked against the configuration and the length of the file before anything is allocated.
+//! The only module of this crate that touches files. Tensors are written as `F32` under the names and in the
+//! orientation of [`ParameterLayout`]; the tied decoder is not written, as in `save_pretrained`. They are read from
+//! safetensors, from `pytorch_model.bin` (without running any of its pickle code) and from numpy archives, also in
+//! half precision and under the names of older checkpoints. Reading trusts nothing: names, shapes and sizes are
+//! checked against the configuration and the length of the file before anything is allocated.
 
+mod assign;
 mod classifier;
 mod config_file;
+mod error;
 mod names;
-mod tensor_file;
+mod npz_file;
+mod pickle;
+mod safetensors_file;
+mod tensor_index;
+mod torch_file;
+mod zip;
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use bert_random::Key;
-use safetensors::SafeTensorError;
 
-use crate::{
-    config::{ConfigError, ModelConfig},
-    layout::ParameterLayout,
+pub use self::{
+    classifier::{
+        ClassifierStart, load_classifier_config, load_classifier_folder, load_folder_below_classifier,
+        save_classifier_folder,
+    },
+    config_file::ConfigFile,
+    error::{HfError, Mismatch},
 };
-
-pub use classifier::{
-    load_classifier_config, load_classifier_folder, load_folder_below_classifier, save_classifier_folder,
-};
-use tensor_file::Reading;
+use crate::{config::ModelConfig, infer::Classifier, init::initial_parameter, layout::ParameterLayout};
+use assign::Rules;
+pub(crate) use names::{DECODER_BIAS, WORD_TABLE};
+use tensor_index::TensorIndex;
 
 /// Name of the configuration inside of a folder.
 pub const CONFIG_FILE: &str = "config.json";
 /// Name of the tensors inside of a folder.
 pub const TENSOR_FILE: &str = "model.safetensors";
-
-/// Reasons why a folder cannot be written or read.
-#[derive(Debug, thiserror::Error)]
-pub enum HfError {
-    /// The file system refused.
-    #[error("failed to {action} `{}`", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// Its answer.
-        #[source]
-        source: io::Error,
-    },
-    /// `config.json` is not a configuration of a BERT.
-    #[error("failed to understand `{}`", path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// `config.json` names a model that this crate cannot be.
-    #[error("`{}`: {key}: expected {expected}, got {got}", path.display())]
-    Unsupported {
-        /// The file.
-        path: PathBuf,
-        /// Key in the file.
-        key: &'static str,
-        /// What is supported.
-        expected: String,
-        /// What the file says.
-        got: String,
-    },
-    /// `config.json` is complete, but no model can be built from it.
-    #[error("`{}` describes no model", path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// The offending key.
-        #[source]
-        source: ConfigError,
-    },
-    /// The tensor file is not a whole safetensors file.
-    #[error("`{}` is damaged or not a safetensors file", path.display())]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// What the format says.
-        #[source]
-        source: SafeTensorError,
-    },
-    /// The tensor file ends too early or too late.
-    #[error(
-        "`{}`: expected {expected} bytes from its header, got {got}: the file was cut or appended to",
-        path.display()
-    )]
-    Length {
-        /// The file.
-        path: PathBuf,
-        /// Bytes promised.
-        expected: u64,
-        /// Bytes found.
-        got: u64,
-    },
-    /// Names, shapes or types do not fit `config.json`.
-    #[error("`{}` does not fit its config.json:{mismatch}", path.display())]
-    Mismatch {
-        /// The file.
-        path: PathBuf,
-        /// Every tensor that does not fit.
-        mismatch: Mismatch,
-    },
-    /// The decoder is stored and differs from the word table it should be tied to.
-    #[error(
-        "`{}`: `{name}` differs from `{tied_to}`: expected a tied decoder, got one of its own",
-        path.display()
-    )]
-    Untied {
-        /// The file.
-        path: PathBuf,
-        /// The stored decoder tensor.
-        name: String,
-        /// The parameter it should repeat.
-        tied_to: &'static str,
-    },
-}
-
-/// Tensors of a file that do not fit a configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mismatch {
-    /// Parameters of the model that the file lacks.
-    pub missing: Vec<String>,
-    /// Tensors of the file that the model lacks.
-    pub unexpected: Vec<String>,
-    /// Tensors with another shape or type, each with expected and got.
-    pub reshaped: Vec<String>,
-}
-
-impl Mismatch {
-    fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.unexpected.is_empty() && self.reshaped.is_empty()
-    }
-}
-
-impl std::fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let parts =
-            [("missing", &self.missing), ("unexpected", &self.unexpected), ("different", &self.reshaped)];
-        for (what, names) in parts.into_iter().filter(|(_, names)| !names.is_empty()) {
-            write!(f, "\n  {what} ({}): {}", names.len(), names.join(", "))?;
-        }
-        Ok(())
-    }
-}
+/// Name of the tensors inside of a folder that torch wrote; read where [`TENSOR_FILE`] is not there.
+pub const TORCH_FILE: &str = "pytorch_model.bin";
 
 /// Writes `config.json` and `model.safetensors` into an existing folder and syncs both files.
 ///
@@ -160,56 +53,139 @@ impl std::fmt::Display for Mismatch {
 pub fn save_folder(
     folder: &Path,
     config: &ModelConfig,
+    read_bucket: impl FnMut(usize, &mut [f32]),
+) -> Result<(), HfError> {
+    let path = folder.join(CONFIG_FILE);
+    config.validate().map_err(|source| HfError::Config { path: path.clone(), source })?;
+    save_folder_as(folder, &ConfigFile::of_model(&path, config)?, read_bucket)
+}
+
+/// As [`save_folder`], with a `config.json` that was read before: what it says about other things is kept.
+///
+/// # Errors
+///
+/// [`HfError::Io`] if a file cannot be written.
+pub fn save_folder_as(
+    folder: &Path,
+    config: &ConfigFile,
     mut read_bucket: impl FnMut(usize, &mut [f32]),
 ) -> Result<(), HfError> {
-    let config_path = folder.join(CONFIG_FILE);
-    config.validate().map_err(|source| HfError::Config { path: config_path.clone(), source })?;
-    config_file::write(&config_path, config, "BertForPreTraining", serde_json::Map::new())?;
-    tensor_file::write(&folder.join(TENSOR_FILE), &ParameterLayout::new(config), &mut read_bucket)
+    config.write(&folder.join(CONFIG_FILE))?;
+    let layout = ParameterLayout::new(config.model());
+    safetensors_file::write(&folder.join(TENSOR_FILE), &layout, &mut read_bucket)
 }
 
 /// Reads a folder: the configuration and the values of every bucket, in layout order.
 ///
-/// Accepted beside what [`save_folder`] writes: names without the prefix `bert.`, `LayerNorm.gamma` and
-/// `LayerNorm.beta`, a stored decoder equal to what it is tied to, and `position_ids` buffers.
+/// Accepted beside what [`save_folder`] writes: `pytorch_model.bin`, half precision, names without the prefix
+/// `bert.`, `LayerNorm.gamma` and `LayerNorm.beta`, a stored decoder equal to what it is tied to, and `position_ids`
+/// buffers.
 ///
 /// # Errors
 ///
 /// Any [`HfError`]; a refusal lists every tensor that is missing, unexpected or has another shape or type.
 pub fn load_folder(folder: &Path) -> Result<(ModelConfig, Vec<Vec<f32>>), HfError> {
-    let config = load_config(folder)?;
-    let reading = Reading { fill_missing: &|_| None, is_ignored: &|_| false };
-    let buckets = tensor_file::read(&folder.join(TENSOR_FILE), &ParameterLayout::new(&config), reading)?;
-    Ok((config, buckets))
+    let loaded = load(&Source::folder(folder)?, &Allowed::NOTHING)?;
+    Ok((loaded.config.model().clone(), loaded.buckets))
 }
 
-/// A folder whose missing parameters were initialised.
+/// Files that a model is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// `config.json`, or Google's `bert_config.json`.
+    pub config: PathBuf,
+    /// `.safetensors`, `.npz`, or a file of `torch.save`.
+    pub tensors: PathBuf,
+}
+
+impl Source {
+    /// The files of a Hugging Face folder.
+    ///
+    /// # Errors
+    ///
+    /// [`HfError::NoWeights`] if it has no file of tensors.
+    pub fn folder(folder: &Path) -> Result<Self, HfError> {
+        Ok(Self { config: folder.join(CONFIG_FILE), tensors: assign::tensor_file_in(folder)? })
+    }
+
+    /// A file of tensors with the `config.json` or `bert_config.json` beside it.
+    #[must_use]
+    pub fn file(tensors: &Path) -> Self {
+        Self { config: config_file::beside(tensors), tensors: tensors.into() }
+    }
+}
+
+/// What a source may lack or have too much.
+#[derive(Clone, Copy)]
+pub struct Allowed<'a> {
+    /// Parameters that start from initial values, keyed by `init_key`, if the source lacks them.
+    pub missing: &'a dyn Fn(&str) -> bool,
+    /// Tensors that are left out if the model has no use for them.
+    pub unexpected: &'a dyn Fn(&str) -> bool,
+    /// Key of initial values; `None` if nothing may be missing.
+    pub init_key: Option<Key>,
+}
+
+impl Allowed<'_> {
+    /// The source is exactly the model.
+    pub const NOTHING: Self = Self { missing: &|_| false, unexpected: &|_| false, init_key: None };
+}
+
+/// A model that was read.
 #[derive(Clone, Debug)]
-pub struct CompletedFolder {
-    /// The configuration.
-    pub config: ModelConfig,
+pub struct LoadedModel {
+    /// The configuration with everything that it says.
+    pub config: ConfigFile,
     /// The values of every bucket, in layout order.
     pub buckets: Vec<Vec<f32>>,
-    /// Names of the parameters that the folder lacked, ascending.
+    /// Names of the parameters that the source lacked, ascending.
     pub initialised: Vec<String>,
+    /// Stored names of the tensors that were left out, ascending.
+    pub left_out: Vec<String>,
 }
 
-/// As [`load_folder`], but parameters whose name `may_be_missing` start from initial values if the file lacks them.
-///
-/// For checkpoints without (all of) the pre-training heads; a classifier on top of them is passed over.
+/// Reads a model from any of the known formats.
 ///
 /// # Errors
 ///
-/// As [`load_folder`].
-pub fn load_folder_with_initial(
-    folder: &Path,
-    init_key: Key,
-    may_be_missing: impl Fn(&str) -> bool,
-) -> Result<CompletedFolder, HfError> {
-    let config = load_config(folder)?;
-    let layout = ParameterLayout::new(&config);
+/// Any [`HfError`]; a refusal lists every tensor that is missing, unexpected or has another shape or type.
+pub fn load(source: &Source, allowed: &Allowed<'_>) -> Result<LoadedModel, HfError> {
+    let config = ConfigFile::read(&source.config)?;
+    let index = TensorIndex::open(&source.tensors)?;
+    let layout = ParameterLayout::new(config.model());
+    let rules = Rules {
+        may_be_missing: &|name| allowed.init_key.is_some() && (allowed.missing)(name),
+        may_be_unexpected: allowed.unexpected,
+        initial: &|spec| {
+            let key = allowed.init_key.expect("without a key nothing may be missing");
+            initial_parameter(config.model(), spec, key)
+        },
+    };
+    let assign::Assigned { buckets, initialised, left_out } = assign::read(&index, &layout, &rules)?;
+    Ok(LoadedModel { config, buckets, initialised, left_out })
+}
+
+/// Reads a `BertForSequenceClassification`: the model and its classifier.
+///
+/// The heads of pre-training, which such a folder has not, start from initial values.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_classifier(folder: &Path, init_key: Key) -> Result<(LoadedModel, Classifier), HfError> {
+    let source = Source::folder(folder)?;
     let is_classifier = |name: &str| name.starts_with("classifier.");
-    classifier::complete(folder, config, &layout, init_key, &may_be_missing, &is_classifier)
+    let allowed = Allowed {
+        missing: &|name| name.starts_with("cls."),
+        unexpected: &is_classifier,
+        init_key: Some(init_key),
+    };
+    let model = load(&source, &allowed)?;
+    let index = TensorIndex::open(&source.tensors)?;
+    let hidden = model.config.model().hidden_size;
+    let (shape, weight) = assign::read_extra(&index, "classifier.weight", &[None, Some(hidden)])?;
+    let (_, bias) = assign::read_extra(&index, "classifier.bias", &[Some(shape[0])])?;
+    Ok((model, Classifier { num_classes: shape[0], weight, bias }))
 }
 
 /// Reads the configuration of a folder only.
@@ -218,7 +194,7 @@ pub fn load_folder_with_initial(
 ///
 /// [`HfError::Io`], [`HfError::Json`], [`HfError::Unsupported`] or [`HfError::Config`].
 pub fn load_config(folder: &Path) -> Result<ModelConfig, HfError> {
-    config_file::read(&folder.join(CONFIG_FILE))
+    Ok(ConfigFile::read(&folder.join(CONFIG_FILE))?.model().clone())
 }
 
 /// Calls `feed` with name, shape and little-endian bytes of every parameter, by ascending name.

@@ -22,8 +22,10 @@ mod config;
 mod embeddings;
 mod encoder;
 mod error;
+mod grow;
 mod heads;
 pub mod hf;
+mod infer;
 mod init;
 mod layers;
 mod layout;
@@ -35,10 +37,12 @@ mod pretrain;
 #[cfg(test)]
 mod test_support;
 
-pub use batch::{ClassifyBatch, PretrainBatch};
+pub use batch::{ClassifyBatch, PretrainBatch, TokenBatch};
 pub use classify::{ClassLosses, ClassifierConfig, ClassifyModel};
 pub use config::{ConfigError, HiddenAct, ModelConfig};
 pub use error::ModelError;
+pub use grow::grow_vocabulary;
+pub use infer::Classifier;
 pub use init::initial_bucket;
 pub use layout::{BucketLayout, ParameterLayout, ParameterSpec};
 pub use loss::{BatchLosses, LossScale};

@@ -44,9 +44,9 @@ pub trait GradientSink {
 pub struct PretrainModel {
     config: ModelConfig,
     layout: ParameterLayout,
-    embeddings: Embeddings,
-    layers: Vec<EncoderLayer>,
-    heads: Heads,
+    pub(crate) embeddings: Embeddings,
+    pub(crate) layers: Vec<EncoderLayer>,
+    pub(crate) heads: Heads,
 }
 
 /// Both ends of a stage that ran forward: a tracked leaf and what became of it.
@@ -223,11 +223,8 @@ impl PretrainModel {
 
     fn infer(&self, batch: &PretrainBatch<'_>) -> Result<HeadsOutput, ModelError> {
         batch.validate(&self.config)?;
-        let pass = Pass::new(batch, None);
-        let embeddings = self.embeddings.valid();
-        let embedded = embeddings.forward(batch, None).hidden; // [num_positions, hidden]
-        let hidden = self.layers.iter().fold(embedded, |hidden, layer| layer.valid().forward(hidden, &pass));
-        Ok(self.heads.valid().forward(hidden, embeddings.word_table(), batch))
+        let hidden = self.encode(batch, |_| {}); // [num_positions, hidden]
+        Ok(self.heads.valid().forward(hidden, self.embeddings.valid().word_table(), batch))
     }
 
     fn forward_stages(&self, batch: &PretrainBatch<'_>, dropout: Key) -> ForwardPass {

@@ -34,6 +34,8 @@ pub enum Command {
     FillMask(FillMaskArguments),
     /// The class of new texts, by a fine-tuned model.
     Classify(ClassifyArguments),
+    /// Weights of other formats to a model folder; larger vocabularies.
+    Convert(ConvertArguments),
     /// Checkpoints of a run.
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
@@ -245,6 +247,36 @@ pub struct ClassifyArguments {
     pub max_seq_length: Option<usize>,
     /// Lower-case and strip accents; unless given, what the folder's tokenizer_config.json says.
     #[arg(long, value_name = "true|false")]
+    pub lowercase: Option<bool>,
+}
+
+/// Every tensor of the source must be a parameter and every parameter must be there; what is not is listed and refused.
+#[derive(Debug, Args)]
+pub struct ConvertArguments {
+    /// A model folder (Hugging Face's, or one with pytorch_model.bin), checkpoint or run folder; or a file:
+    /// pytorch_model.bin, .safetensors or .npz, also with Google's original names.
+    #[arg(value_name = "FROM")]
+    pub from: PathBuf,
+    /// The model folder to make.
+    #[arg(value_name = "TO")]
+    pub to: PathBuf,
+    /// The configuration, if it is not the config.json or bert_config.json beside the tensors.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Parameters whose names begin so may be missing and start from initial values; may be repeated.
+    #[arg(long, value_name = "PREFIX", requires = "seed")]
+    pub allow_missing: Vec<String>,
+    /// Seed of initial values.
+    #[arg(long, value_name = "N", requires = "allow_missing")]
+    pub seed: Option<u64>,
+    /// Tensors whose names begin so may be left out; may be repeated.
+    #[arg(long, value_name = "PREFIX")]
+    pub allow_unexpected: Vec<String>,
+    /// Adds the tokens of this file, one a line: their ids follow the old ones, their rows are means of their pieces.
+    #[arg(long, value_name = "FILE")]
+    pub add_tokens: Option<PathBuf>,
+    /// Lower-case and strip accents; unless given, what the folder's tokenizer_config.json says.
+    #[arg(long, value_name = "true|false", requires = "add_tokens")]
     pub lowercase: Option<bool>,
 }
 

@@ -8,11 +8,13 @@ mod build_progress;
 mod checkpoint;
 mod classify;
 mod cli;
+mod convert;
 mod corpus;
 mod failure;
 mod fill_mask;
 mod google_pairs;
 mod held_out;
+mod new_tokens;
 mod predict;
 mod report;
 mod shards;
@@ -43,6 +45,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Audit(arguments) => audit::run(&arguments),
         Command::FillMask(arguments) => fill_mask::run(&arguments),
         Command::Classify(arguments) => classify::run(&arguments),
+        Command::Convert(arguments) => convert::run(&arguments),
         Command::Checkpoint(command) => checkpoint::run(command),
         Command::Report(arguments) => report::run(&arguments),
     }

@@ -3,20 +3,19 @@
 //! Beside Hugging Face's keys, `classifier_pooling` keeps what the classifier reads; a file without it is one of
 //! Hugging Face's own, which reads the pooler.
 
-use std::{cell::RefCell, path::Path};
+use std::path::Path;
 
 use bert_random::Key;
 use serde_json::{Map, Value, json};
 
 use super::{
-    CONFIG_FILE, CompletedFolder, HfError, TENSOR_FILE, config_file,
-    tensor_file::{self, Reading},
+    CONFIG_FILE, ConfigFile, HfError, Source, TENSOR_FILE,
+    assign::{self, Assigned, Rules},
+    safetensors_file,
+    tensor_index::TensorIndex,
 };
 use crate::{
-    classify::ClassifierConfig,
-    config::ModelConfig,
-    init::initial_parameter,
-    layout::{ParameterLayout, ParameterSpec},
+    classify::ClassifierConfig, config::ModelConfig, init::initial_parameter, layout::ParameterLayout,
     pooling::Pooling,
 };
 
@@ -51,9 +50,10 @@ pub fn save_classifier_folder(
         POOLING_KEY: config.pooling,
     });
     let more = more.as_object().cloned().unwrap_or_default();
-    config_file::write(&path, &config.model, "BertForSequenceClassification", more)?;
+    let file = ConfigFile::of_model(&path, &config.model)?;
+    file.for_architecture("BertForSequenceClassification", &more).write(&path)?;
     let layout = ParameterLayout::for_classifier(&config.model, config.labels.len());
-    tensor_file::write(&folder.join(TENSOR_FILE), &layout, &mut read_bucket)
+    safetensors_file::write(&folder.join(TENSOR_FILE), &layout, &mut read_bucket)
 }
 
 /// Reads the configuration of a classifier only.
@@ -63,7 +63,8 @@ pub fn save_classifier_folder(
 /// As [`super::load_config`]; [`HfError::Unsupported`] if the file describes no classifier of one class per row.
 pub fn load_classifier_config(folder: &Path) -> Result<ClassifierConfig, HfError> {
     let path = folder.join(CONFIG_FILE);
-    let all = config_file::read_object(&path)?;
+    let file = ConfigFile::read(&path)?;
+    let all = file.all();
     let unsupported = |key: &'static str, expected: &str, got: String| HfError::Unsupported {
         path: path.clone(),
         key,
@@ -84,11 +85,11 @@ pub fn load_classifier_config(folder: &Path) -> Result<ClassifierConfig, HfError
         Some(name) => serde_json::from_value(name.clone())
             .map_err(|source| HfError::Json { path: path.clone(), source })?,
     };
-    let labels = labels_of(&all).ok_or_else(|| {
+    let labels = labels_of(all).ok_or_else(|| {
         let got = all.get("id2label").map_or_else(|| "nothing".to_owned(), Value::to_string);
         unsupported("id2label", "a name for each of the ids 0, 1, ..", got)
     })?;
-    let model = config_file::model_of(&path, all.clone())?;
+    let model = file.model().clone();
     let dropout_prob =
         all.get("classifier_dropout").and_then(Value::as_f64).unwrap_or(model.hidden_dropout_prob);
     let config = ClassifierConfig { model, labels, pooling, dropout_prob };
@@ -114,9 +115,23 @@ fn labels_of(all: &Map<String, Value>) -> Option<Vec<String>> {
 pub fn load_classifier_folder(folder: &Path) -> Result<(ClassifierConfig, Vec<Vec<f32>>), HfError> {
     let config = load_classifier_config(folder)?;
     let layout = ParameterLayout::for_classifier(&config.model, config.labels.len());
-    let reading = Reading { fill_missing: &|_| None, is_ignored: &is_pretraining_head };
-    let buckets = tensor_file::read(&folder.join(TENSOR_FILE), &layout, reading)?;
-    Ok((config, buckets))
+    let rules = Rules {
+        may_be_missing: &|_| false,
+        may_be_unexpected: &|_| false,
+        initial: &|spec| vec![0.0; spec.num_elements],
+    };
+    Ok((config, read(folder, &layout, &rules, &is_pretraining_head)?.buckets))
+}
+
+/// A BERT below a new classifier.
+#[derive(Clone, Debug)]
+pub struct ClassifierStart {
+    /// What the folder says of the BERT.
+    pub model: ModelConfig,
+    /// The values of every bucket, in layout order.
+    pub buckets: Vec<Vec<f32>>,
+    /// Names of the parameters that the folder lacked, ascending.
+    pub initialised: Vec<String>,
 }
 
 /// Reads a BERT from any folder as the start of a classifier with the given labels.
@@ -131,40 +146,35 @@ pub fn load_folder_below_classifier(
     folder: &Path,
     labels: &[String],
     init_key: Key,
-) -> Result<CompletedFolder, HfError> {
-    let path = folder.join(CONFIG_FILE);
-    let config = config_file::read(&path)?;
+) -> Result<ClassifierStart, HfError> {
+    let model = ConfigFile::read(&folder.join(CONFIG_FILE))?.model().clone();
     let has_same_labels = load_classifier_config(folder).is_ok_and(|stored| stored.labels == labels);
-    let is_ignored =
+    let is_passed_over =
         |name: &str| is_pretraining_head(name) || (name.starts_with("classifier.") && !has_same_labels);
-    let layout = ParameterLayout::for_classifier(&config, labels.len());
-    let may_be_missing = |name: &str| name.starts_with("classifier.") || name.starts_with("bert.pooler.");
-    complete(folder, config, &layout, init_key, &may_be_missing, &is_ignored)
+    let layout = ParameterLayout::for_classifier(&model, labels.len());
+    let rules = Rules {
+        may_be_missing: &|name| name.starts_with("classifier.") || name.starts_with("bert.pooler."),
+        may_be_unexpected: &|_| false,
+        initial: &|spec| initial_parameter(&model, spec, init_key),
+    };
+    let Assigned { buckets, initialised, .. } = read(folder, &layout, &rules, &is_passed_over)?;
+    Ok(ClassifierStart { model, buckets, initialised })
 }
 
 fn is_pretraining_head(stored_name: &str) -> bool {
-    stored_name.starts_with("cls.")
+    stored_name.starts_with("cls.") || stored_name.starts_with("cls/")
 }
 
-/// Reads the tensors of a folder and initialises those that may be missing and are.
-pub(super) fn complete(
+/// Reads the tensors of a folder as if those that are passed over were not there.
+fn read(
     folder: &Path,
-    config: ModelConfig,
     layout: &ParameterLayout,
-    init_key: Key,
-    may_be_missing: &dyn Fn(&str) -> bool,
-    is_ignored: &dyn Fn(&str) -> bool,
-) -> Result<CompletedFolder, HfError> {
-    let initialised = RefCell::new(Vec::new());
-    let fill_missing = |spec: &ParameterSpec| {
-        may_be_missing(&spec.name).then(|| {
-            initialised.borrow_mut().push(spec.name.clone());
-            initial_parameter(&config, spec, init_key)
-        })
-    };
-    let reading = Reading { fill_missing: &fill_missing, is_ignored };
-    let buckets = tensor_file::read(&folder.join(TENSOR_FILE), layout, reading)?;
-    Ok(CompletedFolder { config, buckets, initialised: initialised.into_inner() })
+    rules: &Rules<'_>,
+    is_passed_over: &dyn Fn(&str) -> bool,
+) -> Result<Assigned, HfError> {
+    let mut index = TensorIndex::open(&Source::folder(folder)?.tensors)?;
+    index.tensors.retain(|tensor| !is_passed_over(&tensor.name));
+    assign::read(&index, layout, rules)
 }
 
 #[cfg(test)]
@@ -173,7 +183,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        hf::{load_folder_with_initial, save_folder},
+        hf::{Allowed, load, save_folder},
         init::initial_bucket,
         test_support::tiny_config,
     };
@@ -247,7 +257,12 @@ mod tests {
     fn pre_training_goes_on_from_a_classifier() {
         let (folder, stored) = saved_classifier();
         let key = Key::new(9, Purpose::Init);
-        let loaded = load_folder_with_initial(folder.path(), key, |name| name.starts_with("cls.")).unwrap();
+        let allowed = Allowed {
+            missing: &|name| name.starts_with("cls."),
+            unexpected: &|name| name.starts_with("classifier."),
+            init_key: Some(key),
+        };
+        let loaded = load(&Source::folder(folder.path()).unwrap(), &allowed).unwrap();
         assert_eq!(loaded.buckets[1..], stored[1..]);
         assert_eq!(loaded.initialised.len(), 7);
     }

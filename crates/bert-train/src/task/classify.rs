@@ -15,6 +15,7 @@ use bert_data::{
 };
 use bert_model::{
     BackendKind, ClassifierConfig, ClassifyBatch, ClassifyModel, GradientSink, ModelError, ParameterLayout,
+    TokenBatch,
     hf::{self, HfError},
 };
 use bert_random::{Key, Purpose};
@@ -201,8 +202,8 @@ impl Task for Classify {
         let Some(folder) = folder else {
             return Ok(ClassifyModel::init(&classifier, key, BackendKind::Flex)?);
         };
-        lineage::check_same_model(folder, &hf::load_config(folder)?, &classifier.model)?;
         let loaded = hf::load_folder_below_classifier(folder, self.labels.names(), key)?;
+        lineage::check_same_model(folder, &loaded.model, &classifier.model)?;
         lineage::note_initialised(folder, &loaded.initialised);
         Ok(ClassifyModel::from_buckets(&classifier, &loaded.buckets, BackendKind::Flex)?)
     }
@@ -308,7 +309,8 @@ impl TaskModel for ClassifyModel {
         counts: BatchCounts,
         sink: &mut dyn GradientSink,
     ) -> Result<SlotFigures, ModelError> {
-        Ok(self.train_micro_batch(&view(batch), dropout, inverse(counts.num_rows), sink)?.into())
+        let batch = ClassifyBatch { tokens: view(batch), labels: &batch.class_labels };
+        Ok(self.train_micro_batch(&batch, dropout, inverse(counts.num_rows), sink)?.into())
     }
 
     fn save_folder(&self, folder: &Path) -> Result<(), HfError> {
@@ -323,15 +325,14 @@ impl TaskModel for ClassifyModel {
     }
 }
 
-/// The same micro-batch as the model wants it: borrowed slices.
+/// The tokens of a micro-batch as the model wants them: borrowed slices.
 #[must_use]
-pub fn view(batch: &MicroBatch) -> ClassifyBatch<'_> {
-    ClassifyBatch {
+pub fn view(batch: &MicroBatch) -> TokenBatch<'_> {
+    TokenBatch {
         num_rows: batch.num_rows,
         row_len: batch.row_len,
         input_ids: &batch.input_ids,
         token_type_ids: &batch.token_type_ids,
         lengths: &batch.lengths,
-        labels: &batch.class_labels,
     }
 }

@@ -8,7 +8,7 @@ use bert_coordinator::Coordinator;
 use bert_data::{DataError, MicroBatch, PretrainData, Tokenizer, describe_row};
 use bert_model::{
     BackendKind, GradientSink, LossScale, ModelError, ParameterLayout, PretrainBatch, PretrainModel,
-    hf::{self, HfError},
+    hf::{self, Allowed, HfError, Source},
 };
 use bert_random::{Key, Purpose};
 
@@ -51,8 +51,12 @@ impl Task for Pretrain {
             return Ok(PretrainModel::init(&model_config, key, BackendKind::Flex)?);
         };
         lineage::check_same_model(folder, &hf::load_config(folder)?, &model_config)?;
-        let is_head = |name: &str| name.starts_with("cls.") || name.starts_with("bert.pooler.");
-        let loaded = hf::load_folder_with_initial(folder, key, is_head)?;
+        let allowed = Allowed {
+            missing: &|name| name.starts_with("cls.") || name.starts_with("bert.pooler."),
+            unexpected: &|name| name.starts_with("classifier."),
+            init_key: Some(key),
+        };
+        let loaded = hf::load(&Source::folder(folder)?, &allowed)?;
         lineage::note_initialised(folder, &loaded.initialised);
         Ok(PretrainModel::from_buckets(&model_config, &loaded.buckets, BackendKind::Flex)?)
     }

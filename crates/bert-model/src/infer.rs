@@ -1,0 +1,204 @@
+//! What a trained model says about tokens: hidden states, pooled vectors, and the logits of its heads.
+//!
+//! No dropout, no gradients, no labels. Rows may be padded; what stands at padded positions of the results has no
+//! meaning.
+
+use burn::{Tensor, module::Module};
+
+use crate::{PretrainModel, TokenBatch, batch::PretrainBatch, encoder::Pass, error::ModelError, ops::raw};
+
+/// A linear classifier on the pooled vector, as in `BertForSequenceClassification`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Classifier {
+    /// Number of classes.
+    pub num_classes: usize,
+    /// `[num_classes * hidden]`, row-major.
+    pub weight: Vec<f32>,
+    /// `[num_classes]`
+    pub bias: Vec<f32>,
+}
+
+impl PretrainModel {
+    /// Computes the states after the embeddings and after every layer, as `output_hidden_states` does.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `num_hidden_layers + 1` times `[num_rows * row_len * hidden]`, row-major; the last one is
+    ///   `last_hidden_state`
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Batch`] if the batch does not fit the model.
+    pub fn hidden_states(&self, tokens: &TokenBatch<'_>) -> Result<Vec<Vec<f32>>, ModelError> {
+        let batch = tokens.validated(self.config())?;
+        let mut states = Vec::with_capacity(self.layers.len() + 1);
+        self.encode(&batch, |state| states.push(values(state.clone())));
+        Ok(states)
+    }
+
+    /// Computes the pooled vector of each row: `tanh(W h + b)` of its first position.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[num_rows * hidden]`, row-major
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Batch`] if the batch does not fit the model.
+    pub fn pooled(&self, tokens: &TokenBatch<'_>) -> Result<Vec<f32>, ModelError> {
+        Ok(values(self.pool(tokens)?))
+    }
+
+    /// Computes the logits of next sentence prediction: 0 = B follows A, 1 = it does not.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[num_rows * 2]`, row-major
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Batch`] if the batch does not fit the model.
+    pub fn nsp_logits(&self, tokens: &TokenBatch<'_>) -> Result<Vec<f32>, ModelError> {
+        Ok(values(self.heads.valid().relate(self.pool(tokens)?)))
+    }
+
+    /// Computes the logits of a classifier on the pooled vector.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[num_rows * num_classes]`, row-major
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Batch`] if the batch does not fit the model.
+    ///
+    /// # Panics
+    ///
+    /// If the classifier does not fit `hidden_size`.
+    pub fn classify(&self, tokens: &TokenBatch<'_>, classifier: &Classifier) -> Result<Vec<f32>, ModelError> {
+        let (num_classes, hidden) = (classifier.num_classes, self.config().hidden_size);
+        assert_eq!(classifier.weight.len(), num_classes * hidden, "weights of the classifier");
+        assert_eq!(classifier.bias.len(), num_classes, "biases of the classifier");
+        let pooled = self.pooled(tokens)?;
+        let mut logits = Vec::with_capacity(tokens.num_rows * num_classes);
+        for row in pooled.chunks_exact(hidden) {
+            let classes = classifier.weight.chunks_exact(hidden).zip(&classifier.bias);
+            logits.extend(classes.map(|(weights, bias)| bias + dot(row, weights)));
+        }
+        Ok(logits) // [num_rows, num_classes]
+    }
+
+    fn pool(&self, tokens: &TokenBatch<'_>) -> Result<Tensor<2>, ModelError> {
+        let batch = tokens.validated(self.config())?;
+        let hidden = self.encode(&batch, |_| {});
+        Ok(self.heads.valid().pool(hidden, batch.num_rows, batch.row_len))
+    }
+
+    /// Runs embeddings and layers without dropout and without gradients, and shows every state.
+    ///
+    /// # Shapes
+    ///
+    /// - states, output: `[num_rows * row_len, hidden]`
+    pub(crate) fn encode(
+        &self,
+        batch: &PretrainBatch<'_>,
+        mut on_state: impl FnMut(&Tensor<2>),
+    ) -> Tensor<2> {
+        let pass = Pass::new(batch, None);
+        let mut hidden = self.embeddings.valid().forward(batch, None).hidden; // [num_positions, hidden]
+        on_state(&hidden);
+        for layer in &self.layers {
+            hidden = layer.valid().forward(hidden, &pass);
+            on_state(&hidden);
+        }
+        hidden
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32
+}
+
+fn values(tensor: Tensor<2>) -> Vec<f32> {
+    raw::with_values(tensor, <[f32]>::to_vec)
+}
+
+#[cfg(test)]
+mod tests {
+    use bert_random::{Key, Purpose};
+
+    use super::*;
+    use crate::{
+        BackendKind,
+        test_support::{OwnedBatch, tiny_config},
+    };
+
+    fn tokens(batch: &OwnedBatch) -> TokenBatch<'_> {
+        TokenBatch {
+            num_rows: batch.num_rows,
+            row_len: batch.row_len,
+            input_ids: &batch.input_ids,
+            token_type_ids: &batch.token_type_ids,
+            lengths: &batch.lengths,
+        }
+    }
+
+    fn model() -> PretrainModel {
+        PretrainModel::init(&tiny_config(), Key::new(5, Purpose::Init), BackendKind::Flex).unwrap()
+    }
+
+    #[test]
+    fn results_have_the_documented_sizes() {
+        let (model, batch) = (model(), OwnedBatch::tiny());
+        let states = model.hidden_states(&tokens(&batch)).unwrap();
+        assert_eq!(states.iter().map(Vec::len).collect::<Vec<_>>(), [3 * 7 * 12; 3]);
+        assert_eq!(model.pooled(&tokens(&batch)).unwrap().len(), 3 * 12);
+        assert_eq!(model.nsp_logits(&tokens(&batch)).unwrap().len(), 3 * 2);
+    }
+
+    #[test]
+    fn the_first_state_is_normalised_and_later_ones_differ() {
+        let states = model().hidden_states(&tokens(&OwnedBatch::tiny())).unwrap();
+        let row = &states[0][..12];
+        let mean = row.iter().sum::<f32>() / 12.0;
+        assert!(mean.abs() < 1e-5, "LayerNorm of the embeddings: mean {mean}");
+        assert_ne!(states[0], states[1]);
+        assert_ne!(states[1], states[2]);
+    }
+
+    #[test]
+    fn a_classifier_is_linear_in_the_pooled_vector() {
+        let (model, batch) = (model(), OwnedBatch::tiny());
+        let pooled = model.pooled(&tokens(&batch)).unwrap();
+        let weight: Vec<f32> = (0..5 * 12).map(|idx| (idx % 7) as f32 - 3.0).collect();
+        let classifier = Classifier { num_classes: 5, weight, bias: vec![0.5, 1.0, 1.5, 2.0, 2.5] };
+        let logits = model.classify(&tokens(&batch), &classifier).unwrap();
+        for (row, logits) in pooled.chunks_exact(12).zip(logits.chunks_exact(5)) {
+            for (class, logit) in logits.iter().enumerate() {
+                let weights = &classifier.weight[class * 12..(class + 1) * 12];
+                let dot: f32 = row.iter().zip(weights).map(|(a, b)| a * b).sum();
+                assert!((logit - dot - classifier.bias[class]).abs() < 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn padding_changes_no_real_position() {
+        let (model, batch, padded) = (model(), OwnedBatch::tiny(), OwnedBatch::tiny_padded(10));
+        let [short, long] = [&batch, &padded].map(|batch| model.hidden_states(&tokens(batch)).unwrap());
+        for (row, &length) in batch.lengths.iter().enumerate() {
+            let len = length as usize * 12;
+            let (a, b) = (&short[2][row * 7 * 12..][..len], &long[2][row * 10 * 12..][..len]);
+            let largest = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(largest < 1e-5, "row {row}: {largest}");
+        }
+    }
+
+    #[test]
+    fn tokens_that_do_not_fit_are_refused() {
+        let mut batch = OwnedBatch::tiny();
+        batch.input_ids[3] = 37;
+        let error = model().pooled(&tokens(&batch)).unwrap_err();
+        assert_eq!(error.to_string(), "batch.input_ids: expected values below 37, got 37");
+    }
+}
