@@ -4,5 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod classify;
 mod command_line;
+mod lineage;
 mod refusals;

@@ -104,16 +104,16 @@ impl Workspace {
         lines.filter(|line| line["kind"] == kind).collect()
     }
 
-    /// Loss, both parts of it and the gradient norm of every step, as the text of the file.
+    /// Losses and norms of every step, as the text of the file.
     pub fn curve(&self, name: &str) -> Vec<String> {
-        let keys = ["step", "loss", "mlm_loss", "nsp_loss", "grad_norm", "param_norm"];
-        let keys = if self.config == "tiny.toml" {
-            &keys[..]
-        } else {
-            &["step", "loss", "accuracy", "grad_norm", "param_norm"]
+        let keys: &[&str] = match self.config {
+            "classify.toml" => &["step", "loss", "accuracy", "grad_norm", "param_norm"],
+            _ => &["step", "loss", "mlm_loss", "nsp_loss", "grad_norm", "param_norm"],
         };
-        let text_of =
-            |line: &Value| keys.iter().map(|key| line[*key].to_string()).collect::<Vec<_>>().join(" ");
+        let text_of = |line: &Value| {
+            let values: Vec<String> = keys.iter().map(|key| line[*key].to_string()).collect();
+            values.join(" ")
+        };
         self.metrics(name, "train").iter().map(text_of).collect()
     }
 

@@ -234,6 +234,8 @@ pub(crate) mod tests {
             num_ranks: 2,
             version: word(),
             init_from: word(),
+            lineage: Vec::new(),
+            best: None,
             files,
             digest: String::new(),
         };
@@ -247,6 +249,26 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = small_checkpoint(dir.path(), 7);
         assert_eq!(CheckpointState::verify(dir.path()).unwrap(), state);
+    }
+
+    #[test]
+    fn scores_and_ancestors_read_back_to_the_same_bits() {
+        let dir = tempfile::tempdir().unwrap();
+        // 0.1 + 0.2 and a neighbour of it: digits that a careless reader rounds together.
+        for bits in [(0.1f64 + 0.2).to_bits(), (0.1f64 + 0.2).to_bits() - 1, (-1.0f64 / 3.0).to_bits()] {
+            let mut state = small_checkpoint(dir.path(), 7);
+            state.best = Some(Best { step: 5, score: f64::from_bits(bits) });
+            state.lineage = vec![Ancestor {
+                path: "parent".to_string(),
+                parameter_hash: "y".to_string(),
+                step: Some(3),
+                corpus_fingerprint: None,
+                config_hash: None,
+            }];
+            let state = state.seal(dir.path()).unwrap();
+            fs::write(dir.path().join(STATE_FILE), serde_json::to_vec_pretty(&state).unwrap()).unwrap();
+            assert_eq!(CheckpointState::verify(dir.path()).unwrap(), state);
+        }
     }
 
     #[test]
