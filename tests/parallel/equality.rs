@@ -45,6 +45,25 @@ fn who_holds_the_moments_does_not_matter() {
 }
 
 #[test]
+fn lamb_knows_the_size_of_a_parameter_that_several_ranks_hold() {
+    if !has_mpirun() {
+        return;
+    }
+    let workspace = Workspace::new();
+    let lamb = ["schedule.total_steps=8", "optimizer.kind=lamb", "optimizer.bias_correction=true"];
+    // Wide enough that slices of ranks begin inside of a parameter.
+    let lamb = [&lamb[..], &["model.hidden_size=256", "model.intermediate_size=512"]].concat();
+    run(workspace.solo("alone", &lamb)).expect_code(0);
+    for (num_ranks, state) in [(2, "sharded"), (4, "sharded"), (2, "replicated")] {
+        let name = format!("{state}-{num_ranks}");
+        let state = format!("distributed.optimizer_state={state}");
+        run(workspace.mpirun(num_ranks, &name, &[&lamb[..], &[&state]].concat())).expect_code(0);
+        assert_eq!(workspace.curve(&name), workspace.curve("alone"), "{name}");
+        assert_eq!(workspace.hash(&name, 8), workspace.hash("alone", 8), "{name}");
+    }
+}
+
+#[test]
 fn three_ranks_run_close_to_one() {
     if !has_mpirun() {
         return;

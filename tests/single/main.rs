@@ -6,5 +6,7 @@ mod support;
 
 mod classify;
 mod command_line;
+mod continuation;
 mod lineage;
+mod reference;
 mod refusals;

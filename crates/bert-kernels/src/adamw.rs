@@ -128,7 +128,7 @@ impl Rule {
 }
 
 /// Returns `base` to the power of `exponent` by repeated squaring: the same bits on every machine, unlike `powi`.
-fn power(mut base: f64, mut exponent: u64) -> f64 {
+pub(crate) fn power(mut base: f64, mut exponent: u64) -> f64 {
     let mut product = 1.0;
     while exponent > 0 {
         if exponent & 1 == 1 {

@@ -1,4 +1,4 @@
-//! Training kernels on plain slices: AdamW, dropout, layer normalisation, sums and norms.
+//! Training kernels on plain slices: AdamW, LAMB, dropout, layer normalisation, sums and norms.
 //!
 //! Slices in, slices out. Nothing here knows burn, BERT, files, ranks or clocks. Each kernel stands beside its
 //! plain scalar `reference`, which is what its tests compare it with.
@@ -9,6 +9,7 @@
 
 pub mod adamw;
 pub mod dropout;
+pub mod lamb;
 mod lanes;
 pub mod layer_norm;
 mod simd;

@@ -1,7 +1,7 @@
 """Prints the golden values of bert-kernels from independent formulas.
 
 Run: python3 golden.py. Needs Python 3.8 or newer and nothing else (AdamW is evaluated in exact decimal arithmetic).
-The printed lines are pasted into src/dropout/tests.rs and src/adamw/tests.rs.
+The printed lines are pasted into src/dropout/tests.rs, src/adamw/tests.rs and src/lamb/tests.rs.
 """
 from decimal import Decimal, getcontext
 
@@ -38,9 +38,26 @@ def adamw(params, grads_by_step, lr, eps, decay, corrected):
     return out
 
 
+def lamb(params, grads_by_step, lr, eps, decay):
+    """apex FusedLAMB for one parameter: corrected Adam plus decay, scaled by |parameter| / |update|."""
+    lr, eps, decay = Decimal(lr), Decimal(eps), Decimal(decay)
+    beta1, beta2 = Decimal("0.9"), Decimal("0.999")
+    p, m, v = [Decimal(x) for x in params], [Decimal(0)] * len(params), [Decimal(0)] * len(params)
+    norm = lambda values: sum(x * x for x in values).sqrt()
+    for step, grads in enumerate(grads_by_step, start=1):
+        g = [Decimal(x) for x in grads]
+        m = [beta1 * a + (1 - beta1) * b for a, b in zip(m, g)]
+        v = [beta2 * a + (1 - beta2) * b * b for a, b in zip(v, g)]
+        u = [a / (1 - beta1**step) / ((b / (1 - beta2**step)).sqrt() + eps) + decay * x for a, b, x in zip(m, v, p)]
+        ratio = norm(p) / norm(u)
+        p = [x - lr * ratio * y for x, y in zip(p, u)]
+    return [float(x) for x in p]
+
+
 PARAMS = ["0.5", "-0.25", "1.5", "0.0078125"]
 GRADS = [["0.125", "-2", "0.0009765625", "0.5"], ["0.25", "1", "-0.001953125", "0.5"], ["-0.5", "0.75", "0.5", "0.5"]]
 INDICES = [0, 1, 768, M32, 1 << 32, (1 << 40) + 5]
 print("GOLDEN_HASHES", [hex(dropout_hash(0x0123456789ABCDEF, index)) for index in INDICES])
 print("GOLDEN_BERT", adamw(PARAMS, GRADS, "0.01", "1e-6", "0.01", corrected=False))
 print("GOLDEN_TORCH", adamw(PARAMS, GRADS, "0.01", "1e-8", "0.01", corrected=True))
+print("GOLDEN_LAMB", lamb(PARAMS, GRADS, "0.01", "1e-6", "0.01"))

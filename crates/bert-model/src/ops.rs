@@ -229,4 +229,6 @@ pub(crate) fn gradient_root<const D: usize>(output: Tensor<D>, gradient: Tensor<
 }
 
 #[cfg(test)]
+mod finite_differences;
+#[cfg(test)]
 mod tests;

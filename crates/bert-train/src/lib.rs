@@ -21,6 +21,7 @@ pub mod error;
 pub mod eval;
 pub mod failure_record;
 pub mod figures;
+mod lamb;
 pub mod launch;
 pub mod lineage;
 pub mod machine;

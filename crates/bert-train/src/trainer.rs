@@ -9,7 +9,7 @@ use bert_model::{GradientSink, ParameterLayout};
 use bert_random::{Key, Purpose};
 
 use crate::{
-    config::{Config, OptimizerState},
+    config::{Config, OptimizerKind, OptimizerState},
     control::{BatchCounts, ControlWord, PhaseSeconds, sum_counts},
     error::TrainError,
     figures::SlotFigures,
@@ -31,7 +31,7 @@ pub struct Trainer<'a, M> {
     /// Optimizer state of the own range of each bucket.
     pub states: Vec<BucketState>,
     trees: Vec<SlotTree>,
-    own_params: Vec<Vec<f32>>,
+    pub(crate) own_params: Vec<Vec<f32>>,
     prefetcher: Prefetcher,
     ready: Option<StepBatches>,
     /// Counts of the global batch that is ready.
@@ -249,18 +249,36 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         clock: &mut PhaseClock,
     ) -> Result<(), TrainError> {
         let section = &self.config.optimizer;
+        if section.kind == OptimizerKind::Lamb {
+            return self.update_with_lamb(update, slices, clock);
+        }
         for (idx, slice) in slices.into_iter().enumerate() {
-            let grads = match self.config.distributed.optimizer_state {
-                OptimizerState::Sharded => slice.values,
-                OptimizerState::Replicated => self.gather_gradient(idx, slice.values)?,
-            };
+            let grads = self.own_gradient(idx, slice)?;
             clock.lap(|seconds| &mut seconds.communication_exposed);
             let params = &mut self.own_params[idx];
             update_bucket(&mut self.states[idx], section, update, params, &grads);
-            if self.config.distributed.optimizer_state == OptimizerState::Sharded {
-                self.coordinator.gather_start(idx, params.clone())?;
-            }
+            self.send_parameters(idx)?;
             clock.lap(|seconds| &mut seconds.optimizer);
+        }
+        Ok(())
+    }
+
+    /// The gradient of the range that this rank updates.
+    pub(crate) fn own_gradient(
+        &self,
+        bucket_idx: usize,
+        slice: ReducedSlice,
+    ) -> Result<Vec<f32>, TrainError> {
+        match self.config.distributed.optimizer_state {
+            OptimizerState::Sharded => Ok(slice.values),
+            OptimizerState::Replicated => self.gather_gradient(bucket_idx, slice.values),
+        }
+    }
+
+    /// Sends the new parameters of the own range to the other ranks, where they have no state to update them.
+    pub(crate) fn send_parameters(&self, bucket_idx: usize) -> Result<(), TrainError> {
+        if self.config.distributed.optimizer_state == OptimizerState::Sharded {
+            self.coordinator.gather_start(bucket_idx, self.own_params[bucket_idx].clone())?;
         }
         Ok(())
     }

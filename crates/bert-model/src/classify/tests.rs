@@ -79,12 +79,11 @@ fn gradients_equal_central_differences_for_every_pooling() {
         let mut model = spread_out(&config(pooling, 0.1));
         let batch = OwnedBatch::tiny();
         let (_, gradients) = train(&model, &batch, &LABELS);
-        for bucket_idx in 0..gradients.len() {
+        for (bucket_idx, gradient) in gradients.iter().enumerate() {
             let bucket = model.layout().buckets[bucket_idx].clone();
             let mut values = vec![0.0; bucket.num_elements];
             model.read_bucket(bucket_idx, &mut values);
             for spec in &bucket.parameters {
-                let gradient = &gradients[bucket_idx];
                 let idx =
                     spec.range().max_by(|&a, &b| gradient[a].abs().total_cmp(&gradient[b].abs())).unwrap();
                 let mut loss_at = |shift: f32| {

@@ -2,7 +2,7 @@
 //!
 //! Owns what can be said without opening any other file. Rules that need the corpus are with `bert-data`.
 
-use super::{ClassifySection, Config, ConfigError, Strategy, TaskSection};
+use super::{ClassifySection, Config, ConfigError, OptimizerKind, Strategy, TaskSection};
 
 fn refuse(key: &'static str, got: impl ToString, expected: impl ToString) -> Result<(), ConfigError> {
     Err(ConfigError::Value { key, got: got.to_string(), expected: expected.to_string() })
@@ -166,6 +166,8 @@ fn check_optimizer(config: &Config) -> Result<(), ConfigError> {
     within("optimizer.epsilon", optimizer.epsilon, 1e-20, 1.0)?;
     within("optimizer.weight_decay", optimizer.weight_decay, 0.0, 1.0)?;
     within("optimizer.max_grad_norm", optimizer.max_grad_norm, 0.0, 1e9)?;
+    let is_corrected = optimizer.kind != OptimizerKind::Lamb || optimizer.bias_correction;
+    require(is_corrected, "optimizer.bias_correction", false, "true: LAMB corrects both moments")?;
     let schedule = &config.schedule;
     within("schedule.peak_learning_rate", schedule.peak_learning_rate, 0.0, 10.0)?;
     require(schedule.total_steps > 0, "schedule.total_steps", schedule.total_steps, "a number above 0")

@@ -35,7 +35,7 @@ pub struct Config {
     pub data: DataSection,
     /// Masked language model.
     pub masking: MaskingSection,
-    /// AdamW.
+    /// AdamW or LAMB.
     pub optimizer: OptimizerSection,
     /// Learning rate over steps.
     pub schedule: ScheduleSection,
@@ -266,6 +266,8 @@ pub struct OptimizerSection {
 pub enum OptimizerKind {
     /// AdamW.
     Adamw,
+    /// LAMB in NVIDIA's form: trust ratio for parameters with decay.
+    Lamb,
 }
 
 /// `[schedule]`

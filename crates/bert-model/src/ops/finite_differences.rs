@@ -1,0 +1,76 @@
+//! Each handwritten backward pass against central differences of its own forward pass.
+
+use bert_random::Purpose;
+use burn::tensor::{Device, TensorData};
+
+use super::*;
+
+/// Step of the differences: large against the rounding of f32, small against the curvature of the ops.
+const STEP: f32 = 1e-2;
+
+fn random(len: usize, seed: u64) -> Vec<f32> {
+    let mut stream = Key::new(seed, Purpose::Debug).stream();
+    (0..len).map(|_| stream.normal() as f32).collect()
+}
+
+fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), &Device::flex())
+}
+
+/// Compares the gradient of `Σ weights · op(x)` with respect to `x` with differences of that sum.
+#[track_caller]
+fn check<const D: usize, const O: usize>(shape: [usize; D], op: impl Fn(Tensor<D>) -> Tensor<O>) {
+    let len: usize = shape.iter().product();
+    let values = random(len, 1);
+    let input = tensor(&values, shape).autodiff().require_grad();
+    let output = op(input.clone());
+    let weights = random(output.dims().iter().product(), 2);
+    let gradients = gradient_root(output.clone(), tensor(&weights, output.dims())).backward();
+    let gradient = raw::with_values(input.grad(&gradients).unwrap(), <[f32]>::to_vec);
+    let sum_at = |idx: usize, shift: f32| {
+        let mut shifted = values.clone();
+        shifted[idx] += shift;
+        raw::with_values(op(tensor(&shifted, shape)), |output| {
+            output.iter().zip(&weights).map(|(o, w)| f64::from(*o) * f64::from(*w)).sum::<f64>()
+        })
+    };
+    assert!(gradient.iter().any(|value| value.abs() > 0.1), "the check sees something");
+    for (idx, got) in gradient.iter().enumerate() {
+        let expected = (sum_at(idx, STEP) - sum_at(idx, -STEP)) / (2.0 * f64::from(STEP));
+        let error = (f64::from(*got) - expected).abs();
+        assert!(error < 2e-3 * expected.abs().max(1.0), "{idx}: {got} instead of {expected}");
+    }
+}
+
+#[test]
+fn linear_in_all_operands() {
+    let (x, w, b) = (random(5 * 7, 3), random(3 * 7, 4), random(3, 5));
+    check([5, 7], |x| linear(x, tensor(&w, [3, 7]), tensor(&b, [3])));
+    check([3, 7], |w| linear(tensor(&x, [5, 7]), w, tensor(&b, [3])));
+    check([3], |b| linear(tensor(&x, [5, 7]), tensor(&w, [3, 7]), b));
+}
+
+#[test]
+fn layer_norm_in_all_operands() {
+    let (x, gamma, beta) = (random(5 * 7, 3), random(7, 4), random(7, 5));
+    check([5, 7], |x| layer_norm(x, tensor(&gamma, [7]), tensor(&beta, [7]), 1e-12));
+    check([7], |gamma| layer_norm(tensor(&x, [5, 7]), gamma, tensor(&beta, [7]), 1e-12));
+    check([7], |beta| layer_norm(tensor(&x, [5, 7]), tensor(&gamma, [7]), beta, 1e-12));
+}
+
+#[test]
+fn attention_probs_of_rows_with_padding() {
+    check([2, 3, 5, 5], |scores| attention_probs(scores, Arc::from([5, 4])));
+}
+
+#[test]
+fn both_forms_of_gelu() {
+    for form in [GeluForm::Erf, GeluForm::Tanh] {
+        check([5, 7], |x| gelu(x, form));
+    }
+}
+
+#[test]
+fn dropout_of_any_element() {
+    check([5, 7], |x| dropout(x, Key::new(7, Purpose::Dropout), 0.3));
+}
