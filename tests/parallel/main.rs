@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod classify;
 mod equality;
 mod refusals;
 mod resume;

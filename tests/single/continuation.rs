@@ -50,5 +50,5 @@ fn a_model_with_more_words_continues() {
     let mismatched = [&other[..], &["init.from=runs/first/checkpoints/latest"]].concat();
     let finished = run(workspace.solo("mismatched", &mismatched));
     assert_eq!(finished.exit_code, Some(3), "{}", finished.stderr);
-    finished.expect_error(&["shape of the model"]);
+    finished.expect_error(&["size of the vocabulary"]);
 }

@@ -4,7 +4,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod classify;
 mod command_line;
 mod continuation;
+mod lineage;
 mod reference;
 mod refusals;

@@ -24,6 +24,8 @@ pub const BERT_TRAIN: &str = env!("CARGO_BIN_EXE_bert-train");
 /// Sequences and slots of a step: 8 slots of 2 rows, so 1, 2, 4 and 8 ranks share them.
 const TINY: &str = include_str!("tiny.toml");
 
+/// The same slots for a classifier.
+const CLASSIFY: &str = include_str!("classify.toml");
 /// The backend that this run of the tests is about: `BERT_TRAIN_TEST_BACKEND`, or the one of every build.
 pub fn backend() -> String {
     env::var("BERT_TRAIN_TEST_BACKEND").unwrap_or_else(|_| "flex".to_string())
@@ -32,6 +34,7 @@ pub fn backend() -> String {
 /// A folder with a corpus, a vocabulary and a configuration; deleted at the end of the test.
 pub struct Workspace {
     dir: TempDir,
+    config: &'static str,
 }
 
 impl Workspace {
@@ -47,7 +50,24 @@ impl Workspace {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("corpus.txt"), corpus).unwrap();
         fs::write(dir.path().join("tiny.toml"), TINY).unwrap();
-        Self { dir }
+        Self { dir, config: "tiny.toml" }
+    }
+
+    /// Labelled sentences, the vocabulary of [`Workspace::new`] and the configuration of a classifier, beside those for
+    /// pre-training.
+    pub fn labelled() -> Self {
+        let workspace = Self { config: "classify.toml", ..Self::new() };
+        fs::write(workspace.path("classify.toml"), CLASSIFY).unwrap();
+        for (name, num_rows, first) in [("train", 150, 0), ("validation", 40, 1000), ("test", 30, 2000)] {
+            let rows = text::labelled(first..first + num_rows);
+            fs::write(workspace.path(&format!("{name}.tsv")), rows).unwrap();
+        }
+        workspace
+    }
+
+    /// The same folder with the other configuration.
+    pub fn with_config(self, config: &'static str) -> Self {
+        Self { config, ..self }
     }
 
     pub fn path(&self, relative: &str) -> PathBuf {
@@ -70,7 +90,7 @@ impl Workspace {
     }
 
     pub fn add_arguments(&self, command: &mut Command, name: &str, overrides: &[&str]) {
-        command.current_dir(self.dir.path()).arg("tiny.toml");
+        command.current_dir(self.dir.path()).arg(self.config);
         command.args(["--set", &format!("run.name={name}")]);
         command.args(["--set", &format!("device.backend={}", backend())]);
         for value in overrides {
@@ -89,10 +109,16 @@ impl Workspace {
         lines.filter(|line| line["kind"] == kind).collect()
     }
 
-    /// Loss, both parts of it and the gradient norm of every step, as the text of the file.
+    /// Losses and norms of every step, as the text of the file.
     pub fn curve(&self, name: &str) -> Vec<String> {
-        let keys = ["step", "loss", "mlm_loss", "nsp_loss", "grad_norm", "param_norm"];
-        let text_of = |line: &Value| keys.map(|key| line[key].to_string()).join(" ");
+        let keys: &[&str] = match self.config {
+            "classify.toml" => &["step", "loss", "accuracy", "grad_norm", "param_norm"],
+            _ => &["step", "loss", "mlm_loss", "nsp_loss", "grad_norm", "param_norm"],
+        };
+        let text_of = |line: &Value| {
+            let values: Vec<String> = keys.iter().map(|key| line[*key].to_string()).collect();
+            values.join(" ")
+        };
         self.metrics(name, "train").iter().map(text_of).collect()
     }
 

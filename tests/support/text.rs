@@ -40,6 +40,19 @@ pub fn corpus(num_documents: u64) -> String {
     text
 }
 
+/// Sentences with the index of their subject's language as label: a table of tab-separated values.
+pub fn labelled(rows: std::ops::Range<u64>) -> String {
+    let mut text = String::from("label\ttext\n");
+    for row in rows {
+        let mut stream = Key::new(2, Purpose::Debug).with(row).stream();
+        let subject = pick(&SUBJECTS, &mut stream);
+        let (verb, object) = (pick(&VERBS, &mut stream), pick(&OBJECTS, &mut stream));
+        let label = if subject.is_ascii() { "latin" } else { "hanzi" };
+        writeln!(text, "{label}\t{subject}{verb}{object}").unwrap();
+    }
+    text
+}
+
 /// Special tokens, every character and every `##` character of the corpus, in sorted order.
 pub fn write_vocabulary(corpus: &Path, vocabulary: &Path) {
     let text = fs::read_to_string(corpus).unwrap();

@@ -64,7 +64,9 @@ pub struct MicroBatch {
     pub mlm_labels: Vec<u32>,
     /// `[num_rows]` labels of the sentence objective, or empty.
     pub nsp_labels: Vec<u8>,
-    /// `[num_rows]` index of each sample in the plan of its epoch.
+    /// `[num_rows]` classes, or empty where none are learned.
+    pub class_labels: Vec<u32>,
+    /// `[num_rows]` index of each sample in the plan of its epoch, or of each labelled row in its file.
     pub sample_idxs: Vec<u64>,
 }
 

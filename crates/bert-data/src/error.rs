@@ -77,6 +77,54 @@ pub enum DataError {
         /// What was found.
         got: String,
     },
+    /// A table of labelled texts has a format that is not read.
+    #[error("cannot read `{path}`: expected .tsv, .csv or .jsonl, got a file ending in `{extension}`")]
+    UnsupportedTable {
+        /// The file.
+        path: PathBuf,
+        /// Its extension.
+        extension: String,
+    },
+    /// A table lacks a column that was asked for.
+    #[error("`{path}` has no column `{column}`; it has {present}: correct the name in [task], or the file")]
+    MissingColumn {
+        /// The file.
+        path: PathBuf,
+        /// The column that is not there.
+        column: String,
+        /// Those that are.
+        present: String,
+    },
+    /// A table has column names only.
+    #[error("`{path}` has no row: expected at least one below the column names")]
+    NoRows {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A row has a class that is not one of those to be learned.
+    #[error(
+        "`{path}` line {line}: unknown label `{label}`; known are {known}: add it to task.labels, or correct the row"
+    )]
+    UnknownLabel {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// The label there.
+        label: String,
+        /// The classes to be learned.
+        known: String,
+    },
+    /// There is nothing to tell apart.
+    #[error("`{path}`: all {num_rows} rows have the label `{label}`: expected at least two classes to learn")]
+    OneClass {
+        /// The file.
+        path: PathBuf,
+        /// The only label.
+        label: String,
+        /// How many rows have it.
+        num_rows: usize,
+    },
     /// One line of text is too long to be a sentence.
     #[error(
         "`{path}`: the line at byte {byte} is longer than {limit} bytes; \
@@ -214,7 +262,12 @@ impl DataError {
             | E::BadTokenizer { .. }
             | E::Config { .. }
             | E::TooFewDocuments { .. }
+            | E::UnsupportedTable { .. }
+            | E::MissingColumn { .. }
+            | E::NoRows { .. }
+            | E::OneClass { .. }
             | E::NoSamples { .. } => DataErrorKind::Config,
+            E::UnknownLabel { .. } => DataErrorKind::Damaged,
             E::InvalidUtf8 { .. } | E::BadText { .. } | E::Damaged { .. } | E::Stale { .. } => {
                 DataErrorKind::Damaged
             }

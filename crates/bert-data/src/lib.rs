@@ -5,6 +5,7 @@
 //! shards -> sample plan -> order -> pair -> mask       corpus, split, plan, pairs, masking
 //!        -> micro-batch -> prefetch                    batch, pretrain, prefetch, describe
 //! corpus + samples -> figures and verdicts             audit
+//! labelled rows -> tokens -> order -> micro-batch       classify
 //! ```
 //! Everything random is a pure function of (seed, purpose, epoch, document or sample), through keys of
 //! `bert-random`; there is no generator and no iterator state. Hence a data position is one integer, and rank
@@ -16,6 +17,7 @@
 
 pub mod audit;
 mod batch;
+pub mod classify;
 pub mod compat;
 mod config;
 mod corpus;
@@ -48,7 +50,7 @@ pub use describe::describe_row;
 pub use error::{DataError, DataErrorKind};
 pub use files::FileRecord;
 pub use plan::MAX_SOURCE_WEIGHT;
-pub use prefetch::{Prefetcher, StepBatches};
+pub use prefetch::{BatchSource, Prefetcher, StepBatches};
 pub use pretrain::{EvalBaselines, PretrainData, SamplePosition, SourceFigures};
 pub use tokenizer::{EncodedLine, SPECIAL_TOKENS, SpecialIds, Tokenizer};
 pub use words::{Language, WordSegmenter};

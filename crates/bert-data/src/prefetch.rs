@@ -26,6 +26,33 @@ pub struct StepBatches {
     pub micro_batches: Vec<MicroBatch>,
 }
 
+/// Data of a task: any micro-batch of any step, as a pure function of both.
+pub trait BatchSource: Send + Sync + 'static {
+    /// The rows of `slot` of `step`, both from 0.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] if the data cannot be read.
+    fn micro_batch(&self, step: u64, slot: usize) -> Result<MicroBatch, DataError>;
+
+    /// Prepares in the background what the steps after those of `epoch` need; ends early once `is_stopped`.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError`] if the data cannot be read; a step that needs it meets the same error.
+    fn look_ahead(&self, epoch: u64, is_stopped: &AtomicBool) -> Result<(), DataError>;
+}
+
+impl BatchSource for PretrainData {
+    fn micro_batch(&self, step: u64, slot: usize) -> Result<MicroBatch, DataError> {
+        Self::micro_batch(self, step, slot)
+    }
+
+    fn look_ahead(&self, epoch: u64, is_stopped: &AtomicBool) -> Result<(), DataError> {
+        Self::look_ahead(self, epoch, is_stopped)
+    }
+}
+
 /// Makes one micro-batch.
 type MakeBatch = dyn Fn(u64, usize) -> Result<MicroBatch, DataError> + Send + Sync;
 
@@ -63,7 +90,7 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn spawn(data: Arc<PretrainData>) -> Result<Self, DataError> {
+    fn spawn<S: BatchSource>(data: Arc<S>) -> Result<Self, DataError> {
         let (epochs, inbox) = bounded::<u64>(1);
         let is_stopped = Arc::new(AtomicBool::new(false));
         let flag = is_stopped.clone();
@@ -106,8 +133,8 @@ impl Prefetcher {
     /// # Errors
     ///
     /// [`DataError::Io`] if a thread cannot be started.
-    pub fn spawn(
-        data: Arc<PretrainData>,
+    pub fn spawn<S: BatchSource>(
+        data: Arc<S>,
         first_step: u64,
         slots: Range<usize>,
         num_threads: usize,

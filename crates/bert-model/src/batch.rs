@@ -25,6 +25,29 @@ pub struct PretrainBatch<'a> {
     pub nsp_labels: &'a [u8],
 }
 
+/// Tokens and classes of one micro-batch, borrowed from whoever made them.
+#[derive(Clone, Copy, Debug)]
+pub struct ClassifyBatch<'a> {
+    /// The tokens.
+    pub tokens: TokenBatch<'a>,
+    /// `[num_rows]` class of each row.
+    pub labels: &'a [u32],
+}
+
+impl<'a> ClassifyBatch<'a> {
+    /// The tokens in the form of training, without labels, if everything fits the model and its classes.
+    pub(crate) fn validated(
+        &self,
+        config: &ModelConfig,
+        num_classes: usize,
+    ) -> Result<PretrainBatch<'a>, ModelError> {
+        let tokens = self.tokens.validated(config)?;
+        check_len("labels", self.labels.len(), tokens.num_rows)?;
+        check_below("labels", self.labels, num_classes)?;
+        Ok(tokens)
+    }
+}
+
 /// Tokens of one batch without anything to predict, for inference.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenBatch<'a> {

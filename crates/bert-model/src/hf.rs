@@ -7,6 +7,7 @@
 //! checked against the configuration and the length of the file before anything is allocated.
 
 mod assign;
+mod classifier;
 mod config_file;
 mod error;
 mod names;
@@ -22,6 +23,10 @@ use std::path::{Path, PathBuf};
 use bert_random::Key;
 
 pub use self::{
+    classifier::{
+        ClassifierStart, load_classifier_config, load_classifier_folder, load_folder_below_classifier,
+        save_classifier_folder,
+    },
     config_file::ConfigFile,
     error::{HfError, Mismatch},
 };

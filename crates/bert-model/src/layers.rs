@@ -79,12 +79,14 @@ pub(crate) enum DropoutSite {
     AttentionProbs { layer_idx: usize },
     AttentionOutput { layer_idx: usize },
     FeedForwardOutput { layer_idx: usize },
+    Classifier,
 }
 
 impl DropoutSite {
     fn number(self) -> u64 {
         let (layer_idx, site) = match self {
             Self::Embeddings => return 0,
+            Self::Classifier => return u64::MAX,
             Self::AttentionProbs { layer_idx } => (layer_idx, 1),
             Self::AttentionOutput { layer_idx } => (layer_idx, 2),
             Self::FeedForwardOutput { layer_idx } => (layer_idx, 3),

@@ -47,11 +47,24 @@ impl ParameterLayout {
     ///
     /// `config` should have passed [`ModelConfig::validate`].
     pub fn new(config: &ModelConfig) -> Self {
+        Self::with_heads(config, heads_bucket(config))
+    }
+
+    /// Computes the layout of a classifier: names and shapes of Hugging Face's `BertForSequenceClassification`, the
+    /// bucket `heads` holding pooler and classifier.
+    ///
+    /// `config` should have passed [`ModelConfig::validate`].
+    pub fn for_classifier(config: &ModelConfig, num_labels: usize) -> Self {
+        let mut heads = BucketBuilder::new("heads");
+        heads.linear("bert.pooler.dense", config.hidden_size, config.hidden_size);
+        heads.linear("classifier", num_labels, config.hidden_size);
+        Self::with_heads(config, heads.finish())
+    }
+
+    fn with_heads(config: &ModelConfig, heads: BucketLayout) -> Self {
         let layers = (0..config.num_hidden_layers).rev().map(|layer_idx| layer_bucket(config, layer_idx));
-        let buckets = std::iter::once(heads_bucket(config))
-            .chain(layers)
-            .chain(std::iter::once(embeddings_bucket(config)))
-            .collect();
+        let buckets =
+            std::iter::once(heads).chain(layers).chain(std::iter::once(embeddings_bucket(config))).collect();
         Self { buckets }
     }
 

@@ -3,6 +3,7 @@
 //! A model is a list of stages: embeddings, encoder layers, heads. [`PretrainModel`] runs them forward one by one
 //! on detached boundaries and backward one by one, handing each stage's gradients to a [`GradientSink`] the moment
 //! they are complete, so that a caller can reduce them over ranks while the next stage still computes.
+//! [`ClassifyModel`] has the same stages with a classifier as the last one.
 //!
 //! # Shapes
 //!
@@ -18,6 +19,7 @@
 
 mod backend;
 mod batch;
+mod classify;
 mod config;
 mod embeddings;
 mod encoder;
@@ -32,12 +34,14 @@ mod layout;
 mod loss;
 mod ops;
 mod parameters;
+mod pooling;
 mod pretrain;
 #[cfg(test)]
 mod test_support;
 
 pub use backend::BackendKind;
-pub use batch::{PretrainBatch, TokenBatch};
+pub use batch::{ClassifyBatch, PretrainBatch, TokenBatch};
+pub use classify::{ClassLosses, ClassifierConfig, ClassifyModel};
 pub use config::{ConfigError, HiddenAct, ModelConfig};
 pub use error::ModelError;
 pub use grow::grow_vocabulary;
@@ -45,4 +49,5 @@ pub use infer::Classifier;
 pub use init::initial_bucket;
 pub use layout::{BucketLayout, ParameterLayout, ParameterSpec};
 pub use loss::{BatchLosses, LossScale};
+pub use pooling::Pooling;
 pub use pretrain::{GradientSink, PretrainModel};

@@ -44,9 +44,9 @@ pub struct PretrainModel {
 }
 
 /// Both ends of a stage that ran forward: a tracked leaf and what became of it.
-struct Boundary {
-    input: Tensor<2>,
-    output: Tensor<2>,
+pub(crate) struct Boundary {
+    pub(crate) input: Tensor<2>,
+    pub(crate) output: Tensor<2>,
 }
 
 /// Everything backward starts from.
@@ -295,16 +295,16 @@ enum Stage {
 }
 
 /// A tracked leaf with the values of a tensor; no copy.
-fn leaf(tensor: &Tensor<2>) -> Tensor<2> {
+pub(crate) fn leaf(tensor: &Tensor<2>) -> Tensor<2> {
     tensor.clone().without_autodiff().autodiff().require_grad()
 }
 
-fn take_gradient(input: &Tensor<2>, gradients: &mut Gradients) -> Tensor<2> {
+pub(crate) fn take_gradient(input: &Tensor<2>, gradients: &mut Gradients) -> Tensor<2> {
     input.grad_remove(gradients).expect("every output of a stage depends on its input")
 }
 
 /// Loss figures of one objective, and where its backward pass starts.
-fn loss_root<L: Label>(
+pub(crate) fn loss_root<L: Label>(
     logits: Option<Tensor<2>>,
     labels: &[L],
     scale: f32,

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use bert_model::{ModelConfig, ParameterLayout, ParameterSpec, hf};
+use bert_model::{ParameterLayout, ParameterSpec, hf};
 use bert_train::checkpoint::{self, CheckpointState, STATE_FILE};
 
 use crate::{
@@ -101,14 +101,9 @@ fn verify(path: &Path) -> anyhow::Result<()> {
 }
 
 fn diff(left: &Path, right: &Path) -> anyhow::Result<()> {
-    let load = |path: &Path| -> anyhow::Result<(ModelConfig, Vec<Vec<f32>>)> {
-        let folder = model_folder_of(path)?;
-        hf::load_folder(&folder).with_context(|| format!("cannot load the model in `{}`", folder.display()))
-    };
-    let (left_config, left_buckets) = load(left)?;
-    let (right_config, right_buckets) = load(right)?;
-    let layout = ParameterLayout::new(&left_config);
-    if layout != ParameterLayout::new(&right_config) {
+    let (layout, left_buckets) = load(left)?;
+    let (right_layout, right_buckets) = load(right)?;
+    if layout != right_layout {
         return Err(ToolError::Differs("the models have different shapes".to_string()).into());
     }
     let mut num_equal = 0;
@@ -131,6 +126,18 @@ fn diff(left: &Path, right: &Path) -> anyhow::Result<()> {
         return Err(ToolError::Differs(format!("{num_different} parameters differ")).into());
     }
     Ok(())
+}
+
+/// The parameters of a model, with or without a classifier.
+fn load(path: &Path) -> anyhow::Result<(ParameterLayout, Vec<Vec<f32>>)> {
+    let folder = model_folder_of(path)?;
+    let step = || format!("cannot load the model in `{}`", folder.display());
+    if let Ok(config) = hf::load_classifier_config(&folder) {
+        let (_, buckets) = hf::load_classifier_folder(&folder).with_context(step)?;
+        return Ok((ParameterLayout::for_classifier(&config.model, config.labels.len()), buckets));
+    }
+    let (config, buckets) = hf::load_folder(&folder).with_context(step)?;
+    Ok((ParameterLayout::new(&config), buckets))
 }
 
 fn values<'a>(buckets: &'a [Vec<f32>], bucket_idx: usize, parameter: &ParameterSpec) -> &'a [f32] {

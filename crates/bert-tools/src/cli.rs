@@ -32,6 +32,8 @@ pub enum Command {
     Audit(AuditArguments),
     /// Guesses for `[MASK]` in a text.
     FillMask(FillMaskArguments),
+    /// The class of new texts, by a fine-tuned model.
+    Classify(ClassifyArguments),
     /// Weights of other formats to a model folder; larger vocabularies.
     Convert(ConvertArguments),
     /// Checkpoints of a run.
@@ -218,6 +220,34 @@ pub struct FillMaskArguments {
     /// Text with `[MASK]` in it; may be repeated.
     #[arg(required_unless_present = "held_out")]
     pub text: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ClassifyArguments {
+    /// A model folder of a classifier: checkpoints/best/model of a run, or one from Hugging Face.
+    #[arg(long, value_name = "FOLDER")]
+    pub model: PathBuf,
+    /// A text; or a file: .tsv, .csv and .jsonl with named columns, any other with one text a line.
+    #[arg(value_name = "TEXT|FILE")]
+    pub input: String,
+    /// Writes one JSON object per text, with all probabilities, instead of printing lines.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Texts computed at once.
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub batch_size: usize,
+    /// Column of the text in a table.
+    #[arg(long, default_value = "text", value_name = "NAME")]
+    pub text_column: String,
+    /// Column of a second text in a table.
+    #[arg(long, value_name = "NAME")]
+    pub text_pair_column: Option<String>,
+    /// Tokens read of a text; unless given, as many as the model has positions.
+    #[arg(long, value_name = "N")]
+    pub max_seq_length: Option<usize>,
+    /// Lower-case and strip accents; unless given, what the folder's tokenizer_config.json says.
+    #[arg(long, value_name = "true|false")]
+    pub lowercase: Option<bool>,
 }
 
 /// Every tensor of the source must be a parameter and every parameter must be there; what is not is listed and refused.

@@ -6,6 +6,7 @@
 mod audit;
 mod build_progress;
 mod checkpoint;
+mod classify;
 mod cli;
 mod convert;
 mod corpus;
@@ -43,6 +44,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Shards(command) => shards::run(command),
         Command::Audit(arguments) => audit::run(&arguments),
         Command::FillMask(arguments) => fill_mask::run(&arguments),
+        Command::Classify(arguments) => classify::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
         Command::Checkpoint(command) => checkpoint::run(command),
         Command::Report(arguments) => report::run(&arguments),

@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use anyhow::Context;
 use bert_train::{
-    metrics::{EvalLine, StepLine},
+    metrics::{ClassEvalLine, EvalLine, PretrainEvalLine, StepLine},
     run_dir::{RunDir, RunRecord},
 };
 use serde_json::Value;
@@ -38,7 +38,10 @@ pub fn run(arguments: &ReportArguments) -> anyhow::Result<()> {
         return Err(ToolError::Usage(message).into());
     };
     row("run", describe_run(&arguments.run, step));
-    print_evaluation(eval);
+    match eval {
+        EvalLine::Pretrain(eval) => print_evaluation(eval),
+        EvalLine::Classify(_) => print_classes(&metrics.evals),
+    }
     row("real tokens/s", format!("{} (median)", thousands(median_tokens_per_second(&metrics.steps) as u64)));
     row(
         "padding",
@@ -56,7 +59,7 @@ fn read_metrics(path: &Path) -> anyhow::Result<Metrics> {
         let place = || format!("line {} of `{}`", idx + 1, path.display());
         let damaged = |error: serde_json::Error| ToolError::Damaged(format!("{}: {error}", place()));
         let value: Value = serde_json::from_str(text).map_err(damaged)?;
-        if value["kind"] == "eval" {
+        if value["kind"] == "eval" || value["kind"] == "test" {
             metrics.evals.push(serde_json::from_value(value).map_err(damaged)?);
         } else {
             metrics.steps.push(serde_json::from_value(value).map_err(damaged)?);
@@ -79,7 +82,7 @@ fn describe_run(run: &Path, last: &StepLine) -> String {
     text
 }
 
-fn print_evaluation(eval: &EvalLine) {
+fn print_evaluation(eval: &PretrainEvalLine) {
     let gain = eval.unigram_entropy - eval.mlm_loss;
     let side = if gain < 0.0 { "above" } else { "below" };
     row(
@@ -107,6 +110,35 @@ fn print_evaluation(eval: &EvalLine) {
                 percent(majority)
             ),
         );
+    }
+}
+
+/// The last figures on the validation rows, and those of the best checkpoint on the test rows.
+fn print_classes(evals: &[EvalLine]) {
+    let last = |kind: &str| {
+        let mut lines = evals.iter().rev().filter_map(|line| match line {
+            EvalLine::Classify(line) if line.kind == kind => Some(line),
+            _ => None,
+        });
+        lines.next()
+    };
+    let describe = |line: &ClassEvalLine| {
+        let (step, metrics) = (line.best_step.unwrap_or(line.step), &line.metrics);
+        format!(
+            "accuracy {} after step {}; the majority class is {}; macro-F1 {:.3}, MCC {:.3}, loss {:.3}, {} rows",
+            percent(metrics.accuracy),
+            thousands(step),
+            percent(metrics.majority_accuracy),
+            metrics.macro_f1,
+            metrics.mcc,
+            metrics.loss,
+            thousands(metrics.rows)
+        )
+    };
+    for (name, line) in [("validation, last", last("eval")), ("test, best checkpoint", last("test"))] {
+        if let Some(line) = line {
+            row(name, describe(line));
+        }
     }
 }
 

@@ -5,20 +5,20 @@
 
 use std::fmt;
 
-use bert_model::BatchLosses;
+use crate::figures::{ObjectiveSums, SlotFigures};
 
 /// Length of a slot's figures in a word, in 64-bit units.
 const SLOT_UNITS: usize = 6;
 /// Length of the fixed part of a word, in 64-bit units.
 const HEAD_UNITS: usize = 18;
 
-/// Sequences and masked tokens of the own slots of a step.
+/// What the losses of a global batch are divided by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchCounts {
     /// Masked tokens, which the MLM loss is divided by.
     pub num_masked: u64,
-    /// Sentence pairs, which the NSP loss is divided by.
-    pub num_pairs: u64,
+    /// Labelled rows, which the loss over sentence pairs or classes is divided by.
+    pub num_rows: u64,
 }
 
 /// Wall seconds of a rank's step by phase.
@@ -73,7 +73,7 @@ pub struct ControlWord {
     /// Times of the previous step, whose end was not known when its own word was sent.
     pub seconds: PhaseSeconds,
     /// Losses of the own slots, in slot order.
-    pub slots: Vec<BatchLosses>,
+    pub slots: Vec<SlotFigures>,
     /// Squared norms of the own gradient blocks, in block order.
     pub block_norms: Vec<f64>,
     /// Why this rank cannot go on, with the exit code.
@@ -92,7 +92,7 @@ impl ControlWord {
             self.num_tokens,
             self.num_positions,
             self.next_counts.num_masked,
-            self.next_counts.num_pairs,
+            self.next_counts.num_rows,
             self.peak_rss_bytes,
             seconds.step.to_bits(),
             seconds.data_wait.to_bits(),
@@ -107,8 +107,9 @@ impl ControlWord {
         ];
         debug_assert_eq!(units.len(), HEAD_UNITS);
         for slot in &self.slots {
-            units.extend([slot.mlm_loss_sum.to_bits(), slot.nsp_loss_sum.to_bits()]);
-            units.extend([slot.num_masked, slot.num_pairs, slot.mlm_correct, slot.nsp_correct]);
+            for sums in [&slot.tokens, &slot.rows] {
+                units.extend([sums.loss_sum.to_bits(), sums.count, sums.num_correct]);
+            }
         }
         units.extend(self.block_norms.iter().map(|norm| norm.to_bits()));
         let mut bytes: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
@@ -132,7 +133,7 @@ impl ControlWord {
             wants_stop: head[2] != 0,
             num_tokens: head[3],
             num_positions: head[4],
-            next_counts: BatchCounts { num_masked: head[5], num_pairs: head[6] },
+            next_counts: BatchCounts { num_masked: head[5], num_rows: head[6] },
             peak_rss_bytes: head[7],
             seconds: PhaseSeconds {
                 step: f64::from_bits(head[8]),
@@ -153,30 +154,13 @@ fn units_of(bytes: &[u8]) -> Vec<u64> {
     bytes.as_chunks::<8>().0.iter().map(|unit| u64::from_le_bytes(*unit)).collect()
 }
 
-fn decode_slot(units: &[u64]) -> BatchLosses {
-    BatchLosses {
-        mlm_loss_sum: f64::from_bits(units[0]),
-        nsp_loss_sum: f64::from_bits(units[1]),
-        num_masked: units[2],
-        num_pairs: units[3],
-        mlm_correct: units[4],
-        nsp_correct: units[5],
-    }
-}
-
-/// Adds up the slots of all words in slot order, so that the sum does not depend on the number of ranks.
-#[must_use]
-pub fn sum_losses<'a>(slots: impl IntoIterator<Item = &'a BatchLosses>) -> BatchLosses {
-    let mut sum = BatchLosses::default();
-    for slot in slots {
-        sum.mlm_loss_sum += slot.mlm_loss_sum;
-        sum.nsp_loss_sum += slot.nsp_loss_sum;
-        sum.num_masked += slot.num_masked;
-        sum.num_pairs += slot.num_pairs;
-        sum.mlm_correct += slot.mlm_correct;
-        sum.nsp_correct += slot.nsp_correct;
-    }
-    sum
+fn decode_slot(units: &[u64]) -> SlotFigures {
+    let sums = |units: &[u64]| ObjectiveSums {
+        loss_sum: f64::from_bits(units[0]),
+        count: units[1],
+        num_correct: units[2],
+    };
+    SlotFigures { tokens: sums(&units[..3]), rows: sums(&units[3..]) }
 }
 
 /// Adds up the counts of all ranks.
@@ -184,7 +168,7 @@ pub fn sum_losses<'a>(slots: impl IntoIterator<Item = &'a BatchLosses>) -> Batch
 pub fn sum_counts(counts: impl IntoIterator<Item = BatchCounts>) -> BatchCounts {
     counts.into_iter().fold(BatchCounts::default(), |sum, counts| BatchCounts {
         num_masked: sum.num_masked + counts.num_masked,
-        num_pairs: sum.num_pairs + counts.num_pairs,
+        num_rows: sum.num_rows + counts.num_rows,
     })
 }
 
@@ -195,9 +179,9 @@ mod tests {
     use super::*;
 
     prop_compose! {
-        fn losses()(mlm in any::<f64>(), nsp in any::<f64>(), counts in any::<[u64; 4]>()) -> BatchLosses {
-            BatchLosses { mlm_loss_sum: mlm, nsp_loss_sum: nsp, num_masked: counts[0], num_pairs: counts[1],
-                mlm_correct: counts[2], nsp_correct: counts[3] }
+        fn losses()(mlm in any::<f64>(), nsp in any::<f64>(), counts in any::<[u64; 4]>()) -> SlotFigures {
+            let sums = |loss_sum, count, num_correct| ObjectiveSums { loss_sum, count, num_correct };
+            SlotFigures { tokens: sums(mlm, counts[0], counts[1]), rows: sums(nsp, counts[2], counts[3]) }
         }
     }
 
@@ -210,7 +194,7 @@ mod tests {
         ) {
             let word = ControlWord { step, is_spoiled: flags[0], wants_stop: flags[1], slots, block_norms,
                 failure, num_tokens: 7, num_positions: 11, peak_rss_bytes: 13,
-                next_counts: BatchCounts { num_masked: 17, num_pairs: 19 },
+                next_counts: BatchCounts { num_masked: 17, num_rows: 19 },
                 seconds: PhaseSeconds { step: 1.5, data_wait: 0.25, forward: 3.0, backward: 5.0,
                     communication_exposed: 6.0, optimizer: 9.0 } };
             prop_assert_eq!(ControlWord::decode(&word.encode()), Some(word));

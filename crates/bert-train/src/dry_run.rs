@@ -1,7 +1,7 @@
 //! `--dry-run`: what would be trained, in numbers, without training.
 //!
-//! Owns the arithmetic of the plan. Opens the tokenizer, since the vocabulary decides the size of the model, and the
-//! shards if they are built.
+//! Owns the arithmetic of the plan. Opens the tokenizer and the training rows of a classifier, since vocabulary and
+//! classes decide the size of the model, and the shards if they are built.
 
 use std::fmt::Write;
 
@@ -13,10 +13,11 @@ use bert_data::{
 use bert_model::ParameterLayout;
 
 use crate::{
-    config::{Config, OptimizerState},
+    config::{Config, OptimizerState, TaskSection},
     data_settings, device,
     error::TrainError,
     machine,
+    task::classify::{labels_of, table_of},
 };
 
 /// Bytes of an `f32`.
@@ -26,10 +27,17 @@ const F32_BYTES: usize = 4;
 ///
 /// # Errors
 ///
-/// [`TrainError::Data`] if the tokenizer or the shards cannot be read.
+/// [`TrainError::Data`] if the tokenizer, the shards, or the rows of a classifier cannot be read.
 pub fn plan(config: &Config, num_ranks: usize, num_local_ranks: usize) -> Result<String, TrainError> {
     let tokenizer = Tokenizer::from_vocab_file(&config.data.tokenizer, config.data.lowercase)?;
-    let layout = ParameterLayout::new(&data_settings::model_config(config, tokenizer.vocab_size()));
+    let model = data_settings::model_config(config, tokenizer.vocab_size());
+    let layout = match &config.task {
+        TaskSection::Pretrain => ParameterLayout::new(&model),
+        TaskSection::Classify(section) => {
+            let labels = labels_of(section, &table_of(section, &section.train)?)?;
+            ParameterLayout::for_classifier(&model, labels.names().len())
+        }
+    };
     let num_parameters = layout.num_elements();
     let num_slots = config.num_slots();
     let num_threads = machine::num_threads(config.run.threads_per_rank, num_local_ranks);
@@ -56,19 +64,21 @@ pub fn plan(config: &Config, num_ranks: usize, num_local_ranks: usize) -> Result
     for bucket in &layout.buckets {
         line(&format!("bucket `{}`", bucket.name), megabytes(bucket.num_elements * F32_BYTES));
     }
-    let built = is_shard_folder(&config.data.shards);
-    for (idx, source) in config.data.sources.iter().enumerate() {
-        let num_documents = if built {
-            documents_of_source(config, idx)?
-        } else {
-            "unknown before the shards are built".into()
-        };
-        line("source", format!("{} x {}: {num_documents}", source.path(), source.weight()));
+    if config.task == TaskSection::Pretrain {
+        let built = is_shard_folder(&config.data.shards);
+        for (idx, source) in config.data.sources.iter().enumerate() {
+            let num_documents = if built {
+                documents_of_source(config, idx)?
+            } else {
+                "unknown before the shards are built".into()
+            };
+            line("source", format!("{} x {}: {num_documents}", source.path(), source.weight()));
+        }
+        line(
+            "shards",
+            format!("{} ({})", config.data.shards.display(), if built { "built" } else { "built at start" }),
+        );
     }
-    line(
-        "shards",
-        format!("{} ({})", config.data.shards.display(), if built { "built" } else { "built at start" }),
-    );
     line("run folder", config.run_dir().display().to_string());
     Ok(text.trim_end().to_string())
 }

@@ -7,14 +7,15 @@ use std::{sync::Arc, time::Instant};
 
 use bert_coordinator::Coordinator;
 use bert_data::{EvalBaselines, PretrainData};
-use bert_model::{BatchLosses, PretrainModel};
+use bert_model::PretrainModel;
 
 use crate::{
-    control::{ControlWord, sum_losses},
+    control::ControlWord,
     error::TrainError,
-    metrics::EvalLine,
+    figures::{SlotFigures, sum_figures},
+    metrics::PretrainEvalLine,
     ranks::agree,
-    trainer::view,
+    task::pretrain::view,
 };
 
 /// The held-out samples as micro-batches, with the baselines that stand beside every figure.
@@ -48,12 +49,12 @@ impl HeldOut {
         coordinator: &Coordinator,
         model: &PretrainModel,
         step: u64,
-    ) -> Result<Option<EvalLine>, TrainError> {
+    ) -> Result<Option<PretrainEvalLine>, TrainError> {
         let Some(baselines) = &self.baselines else { return Ok(None) };
         let started = Instant::now();
         let own = agree(coordinator, "evaluation", self.evaluate_own(coordinator, model))?;
-        let losses = sum_over_ranks(coordinator, step, own, self.num_batches)?;
-        Ok(Some(line(baselines, step, &losses, started.elapsed().as_secs_f64())))
+        let figures = sum_over_ranks(coordinator, step, own, self.num_batches)?;
+        Ok(Some(line(baselines, step, &figures, started.elapsed().as_secs_f64())))
     }
 
     /// Losses of the batches `rank, rank + p, ..`.
@@ -61,50 +62,44 @@ impl HeldOut {
         &self,
         coordinator: &Coordinator,
         model: &PretrainModel,
-    ) -> Result<Vec<BatchLosses>, TrainError> {
+    ) -> Result<Vec<SlotFigures>, TrainError> {
         let world = coordinator.world();
         let own = (world.rank() as u64..self.num_batches).step_by(world.num_ranks());
-        own.map(|idx| Ok(model.evaluate(&view(&self.data.eval_batch(idx, self.num_rows)?))?)).collect()
+        own.map(|idx| Ok(model.evaluate(&view(&self.data.eval_batch(idx, self.num_rows)?))?.into())).collect()
     }
 }
 
 fn sum_over_ranks(
     coordinator: &Coordinator,
     step: u64,
-    own: Vec<BatchLosses>,
+    own: Vec<SlotFigures>,
     num_batches: u64,
-) -> Result<BatchLosses, TrainError> {
+) -> Result<SlotFigures, TrainError> {
     let word = ControlWord { step, slots: own, ..ControlWord::default() };
     let gathered = coordinator.all_gather_bytes("evaluation", &word.encode())?;
     let words: Vec<ControlWord> = gathered.iter().filter_map(|bytes| ControlWord::decode(bytes)).collect();
     let num_ranks = words.len();
     let in_order =
         (0..num_batches as usize).map(|idx| words.get(idx % num_ranks)?.slots.get(idx / num_ranks));
-    let slots: Option<Vec<&BatchLosses>> = in_order.collect();
+    let slots: Option<Vec<&SlotFigures>> = in_order.collect();
     let slots =
         slots.ok_or_else(|| TrainError::Setup("a rank sent no figures of its evaluation".to_string()))?;
-    Ok(sum_losses(slots))
+    Ok(sum_figures(slots))
 }
 
-fn line(baselines: &EvalBaselines, step: u64, losses: &BatchLosses, seconds: f64) -> EvalLine {
-    EvalLine {
+fn line(baselines: &EvalBaselines, step: u64, figures: &SlotFigures, seconds: f64) -> PretrainEvalLine {
+    PretrainEvalLine {
         kind: "eval".to_string(),
         step,
-        mlm_loss: mean(losses.mlm_loss_sum, losses.num_masked),
-        mlm_accuracy: mean(losses.mlm_correct as f64, losses.num_masked),
-        nsp_loss: mean(losses.nsp_loss_sum, losses.num_pairs),
-        nsp_accuracy: mean(losses.nsp_correct as f64, losses.num_pairs),
-        masked_tokens: losses.num_masked,
-        pairs: losses.num_pairs,
+        mlm_loss: figures.tokens.mean_loss(),
+        mlm_accuracy: figures.tokens.accuracy(),
+        nsp_loss: figures.rows.mean_loss(),
+        nsp_accuracy: figures.rows.accuracy(),
+        masked_tokens: figures.tokens.count,
+        pairs: figures.rows.count,
         ln_vocab_size: baselines.uniform_nats(),
         unigram_entropy: baselines.unigram_entropy_nats,
         majority_nsp: baselines.majority_nsp,
         seconds,
     }
-}
-
-/// `sum / count`, 0 where nothing was counted.
-#[must_use]
-pub fn mean(sum: f64, count: u64) -> f64 {
-    if count == 0 { 0.0 } else { sum / count as f64 }
 }

@@ -9,13 +9,14 @@ use bert_kernels::{lamb, lamb::LambStep, slices::squared_norm};
 use bert_model::ParameterSpec;
 
 use crate::{
-    config::OptimizerState, error::TrainError, optimizer::Update, phase::PhaseClock, trainer::Trainer,
+    config::OptimizerState, error::TrainError, optimizer::Update, phase::PhaseClock, task::TaskModel,
+    trainer::Trainer,
 };
 
 /// Squared norms of a piece of a parameter: of its values and of its update.
 type NormPair = [f64; 2];
 
-impl Trainer<'_> {
+impl<M: TaskModel> Trainer<'_, M> {
     /// Updates the own range of every bucket with LAMB and sends the new parameters on their way.
     pub(crate) fn update_with_lamb(
         &mut self,

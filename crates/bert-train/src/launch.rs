@@ -7,7 +7,7 @@ use std::{env, thread, time::Duration};
 use bert_coordinator::{Coordinator, CoordinatorOptions, Launch, LauncherInfo, ThreadCommunicator};
 
 use crate::{
-    config::Config,
+    config::{Config, TaskSection},
     device,
     error::TrainError,
     run_dir::RunDir,
@@ -15,6 +15,7 @@ use crate::{
     session::{Outcome, Session},
     setup::{self, MachineUse},
     signals::StopFlag,
+    task::{Task, TaskModel, classify::Classify, pretrain::Pretrain},
     trainer::Trainer,
 };
 
@@ -74,29 +75,52 @@ pub fn run_rank(
     tracing::info!("backend {}: {}", backend.kind, backend.reason);
     let num_local_ranks = num_local_ranks(launcher, world.num_ranks());
     let num_threads = setup::start_threads(config, backend.kind, num_local_ranks, is_debug)?;
-    let data = setup::prepare_data(coordinator, config)?;
-    let mut model = setup::prepare_model(coordinator, config, backend.kind, data.tokenizer.vocab_size())?;
     let machine = MachineUse { backend, num_threads };
-    let identity = setup::prepare_identity(coordinator, config, &data, &model, &run_dir, &machine)?;
-    let (states, num_steps) = setup::resume(coordinator, config, &run_dir, &identity, &mut model, is_debug)?;
-    let prefetcher = setup::start_prefetch(coordinator, config, &data.data, num_steps)?;
-    let samples =
-        if is_debug && world.is_first() { setup::samples(config, &data, num_steps)? } else { Vec::new() };
-    let held_out = setup::prepare_evaluation(coordinator, config, &data.data)?;
-    let mut trainer = Trainer::new(config, coordinator, model, states, prefetcher, num_steps)?;
-    let session = Session {
-        config,
-        coordinator,
-        run_dir: &run_dir,
-        data: data.data,
-        held_out,
-        tokenizer: data.tokenizer,
-        identity,
-        screen,
-        stop: stop.clone(),
-        is_debug,
-    };
-    Ok(RankRun { outcome: session.train(&mut trainer)?, samples })
+    let rank = Rank { config, coordinator, run_dir: &run_dir, screen, stop, machine, is_debug };
+    match config.task {
+        TaskSection::Pretrain => rank.run::<Pretrain>(),
+        TaskSection::Classify(_) => rank.run::<Classify>(),
+    }
+}
+
+/// A rank that is ready to open its data.
+struct Rank<'a> {
+    config: &'a Config,
+    coordinator: &'a Coordinator,
+    run_dir: &'a RunDir,
+    screen: Screen,
+    stop: &'a StopFlag,
+    machine: MachineUse,
+    is_debug: bool,
+}
+
+impl Rank<'_> {
+    fn run<T: Task>(self) -> Result<RankRun, TrainError> {
+        let Self { config, coordinator, run_dir, screen, stop, machine, is_debug } = self;
+        let task = T::prepare(coordinator, config)?;
+        let origin = setup::prepare_origin(coordinator, config, run_dir, is_debug)?;
+        let mut model = setup::prepare_model(coordinator, config, machine.backend.kind, &task, &origin)?;
+        let described = (model.layout(), &origin);
+        let identity = setup::prepare_identity(coordinator, config, &task, described, run_dir, &machine)?;
+        let progress = setup::resume(coordinator, config, run_dir, &identity, &mut model, is_debug)?;
+        let num_steps = progress.num_steps;
+        let prefetcher = setup::start_prefetch(coordinator, config, task.data(), num_steps)?;
+        let is_speaker = is_debug && coordinator.world().is_first();
+        let samples = if is_speaker { setup::samples(config, &task, num_steps)? } else { Vec::new() };
+        let mut trainer = Trainer::new(config, coordinator, model, progress.states, prefetcher, num_steps)?;
+        let mut session = Session {
+            config,
+            coordinator,
+            run_dir,
+            task: &task,
+            best: progress.best,
+            identity,
+            screen,
+            stop: stop.clone(),
+            is_debug,
+        };
+        Ok(RankRun { outcome: session.train(&mut trainer)?, samples })
+    }
 }
 
 /// `--debug`: all ranks as threads of this process, every check on, a few steps, nothing saved.

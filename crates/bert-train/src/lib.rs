@@ -1,15 +1,17 @@
-//! Pre-trains BERT: joins model, data and ranks.
+//! Trains BERT: joins model, data and ranks.
 //!
 //! - [`config`], [`cli`]: what the user asks for.
 //! - [`launch`]: from there to a session on every rank; [`device`]: the backend; [`session`]: the course of a run.
 //! - [`step`]: one optimization step, on one screen; [`trainer`], [`optimizer`], [`schedule`], [`verdict`],
-//!   [`control`], [`phase`]: its parts.
-//! - [`checkpoint`], [`saver`]: complete or not there. [`eval`], [`metrics`], [`report`], [`screen`]: what is told.
+//!   [`control`], [`phase`], [`figures`]: its parts. [`task`]: what differs between pre-training and classification.
+//! - [`checkpoint`], [`saver`]: complete or not there. [`eval`], [`metrics`], [`class_metrics`], [`report`],
+//!   [`screen`]: what is told. [`lineage`]: where the first weights come from.
 //!
 //! This crate owns files, clock, signals and messages. It knows no MPI call (bert-coordinator), no tensor operation
 //! (bert-model) and no text (bert-data). Only its binary prints and exits.
 
 pub mod checkpoint;
+pub mod class_metrics;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -19,8 +21,10 @@ pub mod dry_run;
 pub mod error;
 pub mod eval;
 pub mod failure_record;
+pub mod figures;
 mod lamb;
 pub mod launch;
+pub mod lineage;
 pub mod machine;
 pub mod metrics;
 pub mod optimizer;
@@ -35,6 +39,7 @@ pub mod session;
 pub mod setup;
 pub mod signals;
 pub mod step;
+pub mod task;
 pub mod terminal;
 pub mod trainer;
 pub mod verdict;

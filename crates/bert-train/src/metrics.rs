@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{error::TrainError, run_dir::write_file};
+use crate::{class_metrics::ClassMetrics, error::TrainError, run_dir::write_file};
 
 /// Wall seconds of a step by phase, means over the steps since the last line, of rank 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -32,12 +32,8 @@ pub struct StepLine {
     pub kind: String,
     pub step: u64,
     pub epoch: u64,
-    pub loss: f64,
-    pub mlm_loss: f64,
-    pub nsp_loss: f64,
-    pub mlm_accuracy: f64,
-    pub nsp_accuracy: f64,
-    pub masked_tokens: u64,
+    #[serde(flatten)]
+    pub figures: StepFigures,
     pub learning_rate: f64,
     pub grad_norm: f64,
     pub param_norm: f64,
@@ -47,10 +43,66 @@ pub struct StepLine {
     pub peak_rss_bytes: u64,
 }
 
+/// What a step has learned, by task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[expect(missing_docs, reason = "the keys are documented in docs/operating.md")]
+pub enum StepFigures {
+    Pretrain {
+        loss: f64,
+        mlm_loss: f64,
+        nsp_loss: f64,
+        mlm_accuracy: f64,
+        nsp_accuracy: f64,
+        masked_tokens: u64,
+    },
+    Classify {
+        loss: f64,
+        accuracy: f64,
+        rows: u64,
+    },
+}
+
+impl StepFigures {
+    /// The loss that was minimised.
+    #[must_use]
+    pub fn loss(&self) -> f64 {
+        match self {
+            Self::Pretrain { loss, .. } | Self::Classify { loss, .. } => *loss,
+        }
+    }
+}
+
+/// A line of an evaluation, by task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[expect(missing_docs, reason = "one for each task")]
+pub enum EvalLine {
+    Pretrain(PretrainEvalLine),
+    Classify(ClassEvalLine),
+}
+
+/// A line of an evaluation on the validation rows (`eval`), or of the best checkpoint on the test rows (`test`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are documented in docs/operating.md")]
+pub struct ClassEvalLine {
+    pub kind: String,
+    pub step: u64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub best_step: Option<u64>,
+    #[serde(flatten)]
+    pub metrics: ClassMetrics,
+    pub empty_rows: u64,
+    pub truncated_rows: u64,
+    pub train_empty_rows: u64,
+    pub train_truncated_rows: u64,
+    pub seconds: f64,
+}
+
 /// A line of an evaluation on the held-out documents, with the baselines beside the figures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the keys are documented in docs/operating.md")]
-pub struct EvalLine {
+pub struct PretrainEvalLine {
     pub kind: String,
     pub step: u64,
     pub mlm_loss: f64,

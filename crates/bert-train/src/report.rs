@@ -5,8 +5,8 @@
 use crate::{
     control::PhaseSeconds,
     error::TrainError,
-    eval::mean,
-    metrics::{EvalLine, MetricsFile, Seconds, StepLine},
+    figures::mean,
+    metrics::{ClassEvalLine, EvalLine, MetricsFile, PretrainEvalLine, Seconds, StepFigures, StepLine},
     screen::Screen,
     step::StepReport,
 };
@@ -65,16 +65,23 @@ impl Reporter {
     /// # Errors
     ///
     /// [`TrainError::Io`] if the line cannot be written.
-    pub fn step(&mut self, report: &StepReport, is_due: bool) -> Result<(), TrainError> {
+    pub fn step(
+        &mut self,
+        report: &StepReport,
+        is_due: bool,
+        figures: StepFigures,
+    ) -> Result<(), TrainError> {
         self.window.add(report);
         if !is_due {
             return Ok(());
         }
         let window = std::mem::take(&mut self.window);
         let Some(metrics) = &mut self.metrics else { return Ok(()) };
-        let line = step_line(report, &window);
-        self.screen
-            .progress(line.step, &format!("loss {:.4}, {:.0} tokens/s", line.loss, line.tokens_per_second));
+        let line = step_line(report, &window, figures);
+        self.screen.progress(
+            line.step,
+            &format!("loss {:.4}, {:.0} tokens/s", line.figures.loss(), line.tokens_per_second),
+        );
         let text = readable(&line);
         // With a bar, a line for every step would only push it down.
         if self.screen.has_bar() {
@@ -92,49 +99,66 @@ impl Reporter {
     /// [`TrainError::Io`] if the line cannot be written.
     pub fn evaluation(&mut self, line: &EvalLine) -> Result<(), TrainError> {
         let Some(metrics) = &mut self.metrics else { return Ok(()) };
-        tracing::info!(
-            "held-out after step {}: mlm loss {:.4} (unigram entropy {:.4}, ln V {:.4}), accuracy {:.4}, \
-             nsp accuracy {:.4} (majority {:.4})",
-            line.step,
-            line.mlm_loss,
-            line.unigram_entropy,
-            line.ln_vocab_size,
-            line.mlm_accuracy,
-            line.nsp_accuracy,
-            line.majority_nsp.unwrap_or_default()
-        );
+        match line {
+            EvalLine::Pretrain(line) => tell_pretrain(line),
+            EvalLine::Classify(line) => tell_classify(line),
+        }
         metrics.write(line)
     }
 }
 
-fn readable(line: &StepLine) -> String {
-    format!(
-        "step {}: loss {:.4} (mlm {:.4}, nsp {:.4}), accuracy {:.4}, lr {:.3e}, grad norm {:.3}, {:.0} tokens/s",
+fn tell_pretrain(line: &PretrainEvalLine) {
+    tracing::info!(
+        "held-out after step {}: mlm loss {:.4} (unigram entropy {:.4}, ln V {:.4}), accuracy {:.4}, \
+         nsp accuracy {:.4} (majority {:.4})",
         line.step,
-        line.loss,
         line.mlm_loss,
-        line.nsp_loss,
+        line.unigram_entropy,
+        line.ln_vocab_size,
         line.mlm_accuracy,
-        line.learning_rate,
-        line.grad_norm,
-        line.tokens_per_second
+        line.nsp_accuracy,
+        line.majority_nsp.unwrap_or_default()
+    );
+}
+
+fn tell_classify(line: &ClassEvalLine) {
+    let place = match line.best_step {
+        None => format!("validation after step {}", line.step),
+        Some(best) => format!("test with the best checkpoint, that of step {best}"),
+    };
+    let metrics = &line.metrics;
+    tracing::info!(
+        "{place}: accuracy {:.4} (majority {:.4}), macro-F1 {:.4}, MCC {:.4}, loss {:.4}, {} rows ({} truncated, {} empty)",
+        metrics.accuracy,
+        metrics.majority_accuracy,
+        metrics.macro_f1,
+        metrics.mcc,
+        metrics.loss,
+        metrics.rows,
+        line.truncated_rows,
+        line.empty_rows
+    );
+}
+
+fn readable(line: &StepLine) -> String {
+    let figures = match &line.figures {
+        StepFigures::Pretrain { loss, mlm_loss, nsp_loss, mlm_accuracy, .. } => {
+            format!("loss {loss:.4} (mlm {mlm_loss:.4}, nsp {nsp_loss:.4}), accuracy {mlm_accuracy:.4}")
+        }
+        StepFigures::Classify { loss, accuracy, .. } => format!("loss {loss:.4}, accuracy {accuracy:.4}"),
+    };
+    format!(
+        "step {}: {figures}, lr {:.3e}, grad norm {:.3}, {:.0} tokens/s",
+        line.step, line.learning_rate, line.grad_norm, line.tokens_per_second
     )
 }
 
-fn step_line(report: &StepReport, window: &Window) -> StepLine {
-    let losses = &report.losses;
-    let mlm_loss = mean(losses.mlm_loss_sum, losses.num_masked);
-    let nsp_loss = mean(losses.nsp_loss_sum, losses.num_pairs);
+fn step_line(report: &StepReport, window: &Window, figures: StepFigures) -> StepLine {
     StepLine {
         kind: "train".to_string(),
         step: report.step,
         epoch: report.epoch,
-        loss: mlm_loss + nsp_loss,
-        mlm_loss,
-        nsp_loss,
-        mlm_accuracy: mean(losses.mlm_correct as f64, losses.num_masked),
-        nsp_accuracy: mean(losses.nsp_correct as f64, losses.num_pairs),
-        masked_tokens: losses.num_masked,
+        figures,
         learning_rate: report.learning_rate,
         grad_norm: report.grad_norm,
         param_norm: report.param_norm.unwrap_or_default(),

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::{
     config::{Config, fingerprint},
     error::TrainError,
+    lineage::Ancestor,
 };
 
 /// Paths of a run.
@@ -48,6 +49,9 @@ pub struct RunRecord {
     pub numeric_keys: Value,
     /// Where the first weights came from.
     pub init_from: String,
+    /// Models that this one descends from, its parent first.
+    #[serde(default)]
+    pub lineage: Vec<Ancestor>,
 }
 
 impl RunDir {
@@ -73,6 +77,12 @@ impl RunDir {
     #[must_use]
     pub fn metrics(&self) -> PathBuf {
         self.root.join("metrics.jsonl")
+    }
+
+    /// `predictions-SET.jsonl`, by the best checkpoint.
+    #[must_use]
+    pub fn predictions(&self, set: &str) -> PathBuf {
+        self.root.join(format!("predictions-{set}.jsonl"))
     }
 
     /// `logs/rank-N.jsonl`

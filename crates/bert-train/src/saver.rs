@@ -7,17 +7,22 @@ use std::path::{Path, PathBuf};
 
 use bert_coordinator::Coordinator;
 use bert_data::Tokenizer;
-use bert_model::{ParameterLayout, PretrainModel, hf};
+use bert_model::ParameterLayout;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     checkpoint::{
-        self, CheckpointError, CheckpointState, FileEntry, hash::optimizer_files, manifest::describe_file,
+        self, BEST, CheckpointError, CheckpointState, FileEntry,
+        hash::optimizer_files,
+        manifest::{Best, describe_file},
         moments, read, write,
     },
     config::{Config, OptimizerState},
     error::TrainError,
+    lineage::Ancestor,
     optimizer::BucketState,
     ranks::{agree, together},
+    task::TaskModel,
 };
 
 /// What identifies a run, beside its step.
@@ -33,12 +38,14 @@ pub struct Identity {
     pub layout_hash: String,
     /// Where the first weights came from.
     pub init_from: String,
+    /// Models that this one descends from, its parent first.
+    pub lineage: Vec<Ancestor>,
 }
 
 /// What is saved.
-pub struct Snapshot<'a> {
+pub struct Snapshot<'a, M> {
     /// The model.
-    pub model: &'a PretrainModel,
+    pub model: &'a M,
     /// Own part of the optimizer's state.
     pub states: &'a [BucketState],
     /// The tokenizer, saved beside the model.
@@ -49,6 +56,8 @@ pub struct Snapshot<'a> {
     pub epoch: u64,
     /// Samples consumed.
     pub position: u64,
+    /// The best evaluation so far; if it is of this step, the link `best` will point here.
+    pub best: Option<Best>,
 }
 
 /// Saves a checkpoint; returns its folder. All ranks call this at the same step.
@@ -56,12 +65,12 @@ pub struct Snapshot<'a> {
 /// # Errors
 ///
 /// [`TrainError`], the same on every rank; earlier checkpoints are then untouched.
-pub fn save(
+pub fn save<M: TaskModel>(
     coordinator: &Coordinator,
     config: &Config,
     identity: &Identity,
     checkpoints: &Path,
-    snapshot: &Snapshot<'_>,
+    snapshot: &Snapshot<'_, M>,
 ) -> Result<PathBuf, TrainError> {
     let world = coordinator.world();
     let is_first = world.is_first();
@@ -90,14 +99,17 @@ pub fn save(
             return Ok(());
         }
         write::finish(checkpoints, &temporary, state)?;
+        if snapshot.best.as_ref().is_some_and(|best| best.step == snapshot.step) {
+            write::point(checkpoints, BEST, snapshot.step)?;
+        }
         Ok(write::retain(checkpoints, config.checkpoint.keep_last)?)
     })?;
     Ok(checkpoints.join(write::folder_name(snapshot.step)))
 }
 
-fn write_own_files(
+fn write_own_files<M: TaskModel>(
     folder: &Path,
-    snapshot: &Snapshot<'_>,
+    snapshot: &Snapshot<'_, M>,
     rank: usize,
     is_first: bool,
     writes_moments: bool,
@@ -105,8 +117,7 @@ fn write_own_files(
     let mut paths = Vec::new();
     if is_first {
         let model_folder = folder.join("model");
-        let model = snapshot.model;
-        hf::save_folder(&model_folder, model.config(), |idx, values| model.read_bucket(idx, values))?;
+        snapshot.model.save_folder(&model_folder)?;
         snapshot.tokenizer.save_vocab(&model_folder)?;
         paths.extend(checkpoint::manifest::files_below(&model_folder)?);
     }
@@ -129,9 +140,9 @@ fn gather_entries(coordinator: &Coordinator, own: &[FileEntry]) -> Result<Vec<Fi
     Ok(files)
 }
 
-fn state_of(
+fn state_of<M>(
     identity: &Identity,
-    snapshot: &Snapshot<'_>,
+    snapshot: &Snapshot<'_, M>,
     files: Vec<FileEntry>,
     num_ranks: usize,
 ) -> CheckpointState {
@@ -146,9 +157,22 @@ fn state_of(
         num_ranks,
         version: env!("CARGO_PKG_VERSION").to_string(),
         init_from: identity.init_from.clone(),
+        lineage: identity.lineage.clone(),
+        best: snapshot.best.clone(),
         files,
         digest: String::new(),
     }
+}
+
+/// Where a run goes on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Resumption {
+    /// The checkpoint.
+    pub path: PathBuf,
+    /// Its completed updates.
+    pub step: u64,
+    /// The best evaluation up to it, if that checkpoint is still there.
+    pub best: Option<Best>,
 }
 
 /// Finds the checkpoint to continue from, the same on every rank; `None` to begin at step 0.
@@ -162,7 +186,7 @@ pub fn find(
     run_root: &Path,
     checkpoints: &Path,
     identity: &Identity,
-) -> Result<Option<(PathBuf, u64)>, TrainError> {
+) -> Result<Option<Resumption>, TrainError> {
     let is_first = coordinator.world().is_first();
     let found = together(coordinator, "search for a checkpoint", || {
         if !is_first {
@@ -170,12 +194,9 @@ pub fn find(
         }
         find_locally(resume, run_root, checkpoints, identity)
     })?;
-    let own = found.map(|(path, step)| (path.display().to_string(), step));
-    let json = serde_json::to_vec(&own).map_err(|error| TrainError::Setup(error.to_string()))?;
+    let json = serde_json::to_vec(&found).map_err(|error| TrainError::Setup(error.to_string()))?;
     let chosen = coordinator.broadcast_bytes("choice of a checkpoint", 0, &json)?;
-    let chosen: Option<(String, u64)> =
-        serde_json::from_slice(&chosen).map_err(|error| TrainError::Setup(error.to_string()))?;
-    Ok(chosen.map(|(path, step)| (PathBuf::from(path), step)))
+    serde_json::from_slice(&chosen).map_err(|error| TrainError::Setup(error.to_string()))
 }
 
 fn find_locally(
@@ -183,7 +204,7 @@ fn find_locally(
     run_root: &Path,
     checkpoints: &Path,
     identity: &Identity,
-) -> Result<Option<(PathBuf, u64)>, TrainError> {
+) -> Result<Option<Resumption>, TrainError> {
     let found = match resume {
         "never" if read::list(checkpoints)?.is_empty() => return Ok(None),
         "never" => return Err(TrainError::Occupied { path: run_root.to_path_buf() }),
@@ -195,7 +216,20 @@ fn find_locally(
         tracing::warn!(reason, "passed over a damaged checkpoint");
     }
     check_fits(&found.path, &found.state, identity)?;
-    Ok(Some((found.path, found.state.step)))
+    let best = found.state.best.filter(|best| {
+        let is_there = checkpoints.join(write::folder_name(best.step)).exists();
+        if !is_there {
+            tracing::warn!(
+                "the best checkpoint so far, that of step {}, is gone: the next one will do",
+                best.step
+            );
+        }
+        is_there
+    });
+    if let Some(best) = &best {
+        write::point(checkpoints, BEST, best.step)?;
+    }
+    Ok(Some(Resumption { path: found.path, step: found.state.step, best }))
 }
 
 fn check_fits(path: &Path, state: &CheckpointState, identity: &Identity) -> Result<(), CheckpointError> {
@@ -223,16 +257,17 @@ fn check_fits(path: &Path, state: &CheckpointState, identity: &Identity) -> Resu
 /// # Errors
 ///
 /// [`TrainError`], the same on every rank.
-pub fn load(
+pub fn load<M: TaskModel>(
     coordinator: &Coordinator,
     checkpoint: &Path,
-    model: &mut PretrainModel,
+    model: &mut M,
     states: &mut [BucketState],
 ) -> Result<(), TrainError> {
     let layout = model.layout().clone();
+    let own = &*model;
     let loaded = together(coordinator, "checkpoint", || {
         moments::read(&optimizer_files(checkpoint)?, &layout, states)?;
-        read_parameters(&checkpoint.join("model"), &layout)
+        own.read_folder(&checkpoint.join("model"))
     })?;
     for (idx, values) in loaded.iter().enumerate() {
         model.write_bucket(idx, values);
@@ -240,22 +275,25 @@ pub fn load(
     Ok(())
 }
 
-/// Parameters of a Hugging Face folder, bucket by bucket.
+/// Whether the parameters of a folder are those of the model.
 ///
 /// # Errors
 ///
-/// [`TrainError`] if the folder does not hold this model.
-pub fn read_parameters(folder: &Path, layout: &ParameterLayout) -> Result<Vec<Vec<f32>>, TrainError> {
-    let (config, buckets) = hf::load_folder(folder)?;
-    if ParameterLayout::new(&config) != *layout {
-        return Err(TrainError::Checkpoint(CheckpointError::Mismatch {
-            path: folder.to_path_buf(),
-            what: "shape of the model",
-            expected: format!("{} values", layout.num_elements()),
-            got: format!("{} values", ParameterLayout::new(&config).num_elements()),
-        }));
+/// [`CheckpointError::Mismatch`] if they are not.
+pub fn check_layout(
+    folder: &Path,
+    got: &ParameterLayout,
+    expected: &ParameterLayout,
+) -> Result<(), CheckpointError> {
+    if got == expected {
+        return Ok(());
     }
-    Ok(buckets)
+    Err(CheckpointError::Mismatch {
+        path: folder.to_path_buf(),
+        what: "shape of the model",
+        expected: format!("{} values", expected.num_elements()),
+        got: format!("{} values", got.num_elements()),
+    })
 }
 
 /// Whether the ranks of this run may be told apart by their parameters: compares a hash over all of them.
@@ -263,9 +301,9 @@ pub fn read_parameters(folder: &Path, layout: &ParameterLayout) -> Result<Vec<Ve
 /// # Errors
 ///
 /// [`TrainError`] naming the ranks that differ.
-pub fn check_equal_parameters(
+pub fn check_equal_parameters<M: TaskModel>(
     coordinator: &Coordinator,
-    model: &PretrainModel,
+    model: &M,
     step: u64,
 ) -> Result<(), TrainError> {
     let mut hasher = blake3::Hasher::new();

@@ -3,15 +3,14 @@
 //! Owns when what happens. All ranks walk through it alike: every branch depends on the configuration or on a
 //! gathered control word.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use bert_coordinator::Coordinator;
-use bert_data::{PretrainData, Tokenizer};
 
 use crate::{
+    checkpoint::manifest::Best,
     config::Config,
     error::TrainError,
-    eval::HeldOut,
     metrics::MetricsFile,
     ranks::agree,
     report::Reporter,
@@ -20,6 +19,7 @@ use crate::{
     screen::Screen,
     signals::StopFlag,
     step::StepReport,
+    task::{Conclusion, Task},
     trainer::{LocalState, Trainer},
 };
 
@@ -33,19 +33,17 @@ pub enum Outcome {
 }
 
 /// What a run needs besides its trainer.
-pub struct Session<'a> {
+pub struct Session<'a, T> {
     /// The configuration.
     pub config: &'a Config,
     /// This rank's handle on all ranks.
     pub coordinator: &'a Coordinator,
     /// The run folder.
     pub run_dir: &'a RunDir,
-    /// Batches and held-out samples.
-    pub data: Arc<PretrainData>,
-    /// What is evaluated.
-    pub held_out: HeldOut,
-    /// Saved beside the model.
-    pub tokenizer: Arc<Tokenizer>,
+    /// Data and evaluation.
+    pub task: &'a T,
+    /// The best evaluation so far, where the task chooses one.
+    pub best: Option<Best>,
     /// What identifies the run.
     pub identity: Identity,
     /// The progress bar.
@@ -56,17 +54,18 @@ pub struct Session<'a> {
     pub is_debug: bool,
 }
 
-impl Session<'_> {
+impl<T: Task> Session<'_, T> {
     /// Trains until the last step, a signal or an error.
     ///
     /// # Errors
     ///
     /// [`TrainError`], the same on every rank unless a rank is gone.
-    pub fn train(&self, trainer: &mut Trainer<'_>) -> Result<Outcome, TrainError> {
+    pub fn train(&mut self, trainer: &mut Trainer<'_, T::Model>) -> Result<Outcome, TrainError> {
         let mut reporter = self.open_reporter(trainer.num_steps)?;
         let last_step = self.last_step();
+        let has_trained = trainer.num_steps < last_step;
         let mut local = LocalState::default();
-        if trainer.num_steps >= last_step {
+        if !has_trained {
             tracing::info!(
                 "all {last_step} steps of this run are done; choose another run.name to train again"
             );
@@ -78,7 +77,7 @@ impl Session<'_> {
                 is_last || self.is_debug || step.is_multiple_of(self.config.train.log_every_steps);
             local.wants_stop = self.stop.is_set();
             let report = trainer.step(&local, is_logged)?;
-            note(&mut local, reporter.step(&report, is_logged));
+            note(&mut local, reporter.step(&report, is_logged, self.task.step_figures(&report.figures)));
             if self.is_debug {
                 check_equal_parameters(self.coordinator, &trainer.model, step)?;
                 tracing::info!(
@@ -86,16 +85,22 @@ impl Session<'_> {
                     report.seconds
                 );
             }
-            if is_last || is_due(step, self.config.train.eval_every_steps) {
-                self.evaluate(trainer, &mut reporter, &mut local)?;
-            }
+            let is_evaluated = is_last || is_due(step, self.config.train.eval_every_steps);
+            let is_best = is_evaluated && self.evaluate(trainer, &mut reporter, &mut local)?;
             let ends_early = report.wants_stop || report.failure.is_some();
-            if is_last || ends_early || is_due(step, self.config.checkpoint.every_steps) {
+            if is_last || ends_early || is_best || is_due(step, self.config.checkpoint.every_steps) {
                 self.save(trainer)?;
             }
             if ends_early && !is_last {
                 return end_early(report);
             }
+        }
+        if !self.is_debug {
+            let conclusion = Conclusion { last_step, has_trained };
+            let model = &mut trainer.model;
+            let best = self.best.as_ref();
+            let lines = self.task.conclude(self.coordinator, self.run_dir, model, best, conclusion)?;
+            lines.iter().for_each(|line| note(&mut local, reporter.evaluation(line)));
         }
         let failure =
             local.failure.map(|(exit_code, message)| bert_coordinator::Failure { exit_code, message });
@@ -115,20 +120,24 @@ impl Session<'_> {
         Ok(Reporter::new(agree(self.coordinator, "metrics", metrics)?, self.screen.clone()))
     }
 
+    /// Evaluates, and says whether there was no better one before.
     fn evaluate(
-        &self,
-        trainer: &Trainer<'_>,
+        &mut self,
+        trainer: &Trainer<'_, T::Model>,
         reporter: &mut Reporter,
         local: &mut LocalState,
-    ) -> Result<(), TrainError> {
-        let line = self.held_out.evaluate(self.coordinator, &trainer.model, trainer.num_steps)?;
-        if let Some(line) = line {
-            note(local, reporter.evaluation(&line));
-        }
-        Ok(())
+    ) -> Result<bool, TrainError> {
+        let step = trainer.num_steps;
+        let evaluation = self.task.evaluate(self.coordinator, &trainer.model, step)?;
+        let Some(evaluation) = evaluation else { return Ok(false) };
+        note(local, reporter.evaluation(&evaluation.line));
+        let is_better = |score: &f64| self.best.as_ref().is_none_or(|best| *score > best.score);
+        let Some(score) = evaluation.score.filter(is_better) else { return Ok(false) };
+        self.best = Some(Best { step, score });
+        Ok(true)
     }
 
-    fn save(&self, trainer: &Trainer<'_>) -> Result<Option<PathBuf>, TrainError> {
+    fn save(&self, trainer: &Trainer<'_, T::Model>) -> Result<Option<PathBuf>, TrainError> {
         if self.is_debug {
             return Ok(None);
         }
@@ -136,10 +145,11 @@ impl Session<'_> {
         let snapshot = Snapshot {
             model: &trainer.model,
             states: &trainer.states,
-            tokenizer: &self.tokenizer,
+            tokenizer: self.task.tokenizer(),
             step: trainer.num_steps,
-            epoch: self.data.locate(position)?.epoch,
+            epoch: self.task.epoch_at(position)?,
             position,
+            best: self.best.clone(),
         };
         let checkpoints = self.run_dir.checkpoints();
         let path = saver::save(self.coordinator, self.config, &self.identity, &checkpoints, &snapshot)?;

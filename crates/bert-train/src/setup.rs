@@ -7,23 +7,25 @@ use std::{path::Path, sync::Arc};
 
 use bert_coordinator::{Coordinator, slots_of_rank, sums_like_one_rank};
 use bert_data::{
-    Corpus, DataError, Prefetcher, PretrainData, Tokenizer, describe_row,
+    BatchSource, Corpus, DataError, Prefetcher, PretrainData, Tokenizer,
     shards::{self, BuildShare, BuildStatus, Verify},
 };
-use bert_model::{BackendKind, ParameterLayout, PretrainModel};
-use bert_random::{Key, Purpose};
+use bert_model::{BackendKind, ParameterLayout};
 
 use crate::{
+    checkpoint::{CheckpointState, manifest::Best, read},
     config::{Config, fingerprint},
     data_settings,
     device::Choice,
     error::TrainError,
     eval::HeldOut,
+    lineage::{self, Origin},
     machine,
     optimizer::BucketState,
     ranks::{agree, together},
     run_dir::{RunDir, RunRecord},
-    saver::{self, Identity},
+    saver::{self, Identity, Resumption},
+    task::{Task, TaskModel},
     trainer::zero_states,
 };
 
@@ -197,36 +199,59 @@ pub fn start_threads(
     }
 }
 
-/// The model with its first weights: keyed by the seed, or read from `init.from`.
+/// Finds where the first weights come from; a run that goes on from a checkpoint does not need its ancestors' files.
+///
+/// # Errors
+///
+/// [`TrainError`] on every rank if `init.from` names no model, or a damaged one.
+pub fn prepare_origin(
+    coordinator: &Coordinator,
+    config: &Config,
+    run_dir: &RunDir,
+    is_debug: bool,
+) -> Result<Origin, TrainError> {
+    let is_first = coordinator.world().is_first();
+    let own = together(coordinator, "initial weights", || {
+        if !is_first {
+            return Ok(Origin::default());
+        }
+        let continued = if is_debug { None } else { continued_state(config, run_dir) };
+        match continued {
+            Some(state) => Ok(Origin { folder: None, lineage: state.lineage }),
+            None => lineage::origin(&config.init),
+        }
+    })?;
+    let json = |error: serde_json::Error| TrainError::Setup(error.to_string());
+    let bytes = serde_json::to_vec(&own).map_err(json)?;
+    let chosen = coordinator.broadcast_bytes("initial weights", 0, &bytes)?;
+    serde_json::from_slice(&chosen).map_err(json)
+}
+
+/// The newest readable state of what will be continued, if anything will.
+fn continued_state(config: &Config, run_dir: &RunDir) -> Option<CheckpointState> {
+    match config.checkpoint.resume.as_str() {
+        "never" => None,
+        "auto" => {
+            let found = read::list(&run_dir.checkpoints()).ok()?;
+            found.iter().rev().find_map(|path| CheckpointState::read(path).ok())
+        }
+        path => CheckpointState::read(Path::new(path)).ok(),
+    }
+}
+
+/// The model with its first weights: keyed by the seed, or read from a folder.
 ///
 /// # Errors
 ///
 /// [`TrainError`] on every rank.
-pub fn prepare_model(
+pub fn prepare_model<T: Task>(
     coordinator: &Coordinator,
     config: &Config,
     backend: BackendKind,
-    vocab_size: usize,
-) -> Result<PretrainModel, TrainError> {
-    let model_config = data_settings::model_config(config, vocab_size);
-    let key = Key::new(config.run.seed, Purpose::Init);
-    let built = PretrainModel::init(&model_config, key, backend).map_err(TrainError::from);
-    let mut model = agree(coordinator, "model", built)?;
-    if config.init.from != "scratch" {
-        let folder = model_folder(Path::new(&config.init.from));
-        let layout = model.layout().clone();
-        let loaded = together(coordinator, "initial weights", || saver::read_parameters(&folder, &layout))?;
-        for (idx, values) in loaded.iter().enumerate() {
-            model.write_bucket(idx, values);
-        }
-    }
-    Ok(model)
-}
-
-/// A checkpoint holds its model in a sub-folder; a Hugging Face folder is one itself.
-fn model_folder(path: &Path) -> std::path::PathBuf {
-    let inner = path.join("model");
-    if inner.is_dir() { inner } else { path.to_path_buf() }
+    task: &T,
+    origin: &Origin,
+) -> Result<T::Model, TrainError> {
+    together(coordinator, "model", || task.model(config, backend, origin.folder.as_deref()))
 }
 
 /// Hash over names, shapes and order of all parameters.
@@ -243,21 +268,22 @@ fn layout_hash(layout: &ParameterLayout) -> String {
 /// # Errors
 ///
 /// [`TrainError`] naming the item and the ranks that differ.
-pub fn prepare_identity(
+pub fn prepare_identity<T: Task>(
     coordinator: &Coordinator,
     config: &Config,
-    data: &PreparedData,
-    model: &PretrainModel,
+    task: &T,
+    (layout, origin): (&ParameterLayout, &Origin),
     run_dir: &RunDir,
     machine: &MachineUse,
 ) -> Result<Identity, TrainError> {
     let json = |error: serde_json::Error| TrainError::Setup(error.to_string());
     let identity = Identity {
         config_hash: fingerprint::config_hash(config).map_err(json)?,
-        corpus_fingerprint: data.corpus_fingerprint.clone(),
-        tokenizer_fingerprint: data.tokenizer.fingerprint().to_string(),
-        layout_hash: layout_hash(model.layout()),
+        corpus_fingerprint: task.fingerprint().to_string(),
+        tokenizer_fingerprint: task.tokenizer().fingerprint().to_string(),
+        layout_hash: layout_hash(layout),
         init_from: config.init.from.clone(),
+        lineage: origin.lineage.clone(),
     };
     let version = env!("CARGO_PKG_VERSION").to_string();
     coordinator.check_equal(&[
@@ -283,12 +309,13 @@ pub fn prepare_identity(
         config_hash: identity.config_hash.clone(),
         numeric_keys: fingerprint::numeric_keys(config).map_err(json)?,
         init_from: identity.init_from.clone(),
+        lineage: identity.lineage.clone(),
     };
     let written = if world.is_first() { run_dir.write_record(config, &record) } else { Ok(()) };
     agree(coordinator, "run record", written)?;
     tracing::info!(
         "{} parameters, {} ranks x {} threads, {}",
-        model.layout().num_elements(),
+        layout.num_elements(),
         world.num_ranks(),
         machine.num_threads,
         coordinator.library()
@@ -301,10 +328,10 @@ pub fn prepare_identity(
 /// # Errors
 ///
 /// [`TrainError`] if the slots cannot be shared.
-pub fn start_prefetch(
+pub fn start_prefetch<S: BatchSource>(
     coordinator: &Coordinator,
     config: &Config,
-    data: &Arc<PretrainData>,
+    data: &Arc<S>,
     num_steps: u64,
 ) -> Result<Prefetcher, TrainError> {
     let slots = slots_of_rank(config.num_slots(), coordinator.world())
@@ -334,10 +361,20 @@ pub fn prepare_evaluation(
 /// # Errors
 ///
 /// [`TrainError::Data`] if they cannot be made.
-pub fn samples(config: &Config, data: &PreparedData, num_steps: u64) -> Result<Vec<String>, TrainError> {
-    let batch = data.data.micro_batch(num_steps, 0)?;
+pub fn samples<T: Task>(config: &Config, task: &T, num_steps: u64) -> Result<Vec<String>, TrainError> {
+    let batch = task.data().micro_batch(num_steps, 0)?;
     let num_rows = config.debug.num_samples.min(batch.num_rows);
-    Ok((0..num_rows).map(|row| describe_row(&batch, row, &data.tokenizer)).collect())
+    Ok((0..num_rows).map(|row| task.describe_row(&batch, row)).collect())
+}
+
+/// Where training stands when it starts.
+pub struct Progress {
+    /// Optimizer state of this rank.
+    pub states: Vec<BucketState>,
+    /// Completed steps.
+    pub num_steps: u64,
+    /// The best evaluation so far.
+    pub best: Option<Best>,
 }
 
 /// Optimizer state and completed steps: from a checkpoint, or zero.
@@ -345,22 +382,24 @@ pub fn samples(config: &Config, data: &PreparedData, num_steps: u64) -> Result<V
 /// # Errors
 ///
 /// [`TrainError`] on every rank.
-pub fn resume(
+pub fn resume<M: TaskModel>(
     coordinator: &Coordinator,
     config: &Config,
     run_dir: &RunDir,
     identity: &Identity,
-    model: &mut PretrainModel,
+    model: &mut M,
     is_debug: bool,
-) -> Result<(Vec<BucketState>, u64), TrainError> {
+) -> Result<Progress, TrainError> {
     let mut states = zero_states(config, coordinator, model.layout());
     if is_debug {
-        return Ok((states, 0));
+        return Ok(Progress { states, num_steps: 0, best: None });
     }
     let checkpoints = run_dir.checkpoints();
     let found = saver::find(coordinator, &config.checkpoint.resume, run_dir.root(), &checkpoints, identity)?;
-    let Some((path, step)) = found else { return Ok((states, 0)) };
+    let Some(Resumption { path, step, best }) = found else {
+        return Ok(Progress { states, num_steps: 0, best: None });
+    };
     saver::load(coordinator, &path, model, &mut states)?;
     tracing::info!("continuing after step {step} from {}", path.display());
-    Ok((states, step))
+    Ok(Progress { states, num_steps: step, best })
 }

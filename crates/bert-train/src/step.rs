@@ -4,14 +4,15 @@
 //! are in [`crate::trainer`]; nothing here opens a file or decides when to log, evaluate or save.
 
 use bert_coordinator::ReducedSlice;
-use bert_model::BatchLosses;
 
 use crate::{
-    control::{BatchCounts, ControlWord, PhaseSeconds, sum_counts, sum_losses},
+    control::{BatchCounts, ControlWord, PhaseSeconds, sum_counts},
     error::TrainError,
+    figures::{SlotFigures, sum_figures},
     optimizer::{Update, clip_factor, global_norm},
     phase::PhaseClock,
     schedule::learning_rate,
+    task::TaskModel,
     trainer::{LocalState, Trainer},
     verdict::Verdict,
 };
@@ -23,8 +24,8 @@ pub struct StepReport {
     pub step: u64,
     /// Epoch of its first sample.
     pub epoch: u64,
-    /// Losses over the global batch.
-    pub losses: BatchLosses,
+    /// Losses and right answers over the global batch.
+    pub figures: SlotFigures,
     /// Learning rate used.
     pub learning_rate: f64,
     /// Norm of the whole gradient before clipping.
@@ -45,7 +46,7 @@ pub struct StepReport {
     pub failure: Option<(i32, String)>,
 }
 
-impl Trainer<'_> {
+impl<M: TaskModel> Trainer<'_, M> {
     /// Makes one step.
     ///
     /// # Errors
@@ -90,7 +91,7 @@ impl Trainer<'_> {
         StepReport {
             step: self.num_steps,
             epoch,
-            losses: sum_losses(words.iter().flat_map(|word| &word.slots)),
+            figures: sum_figures(words.iter().flat_map(|word| &word.slots)),
             learning_rate,
             grad_norm,
             param_norm,
@@ -151,6 +152,6 @@ impl Trainer<'_> {
 pub fn count_batch(batches: &bert_data::StepBatches) -> BatchCounts {
     sum_counts(batches.micro_batches.iter().map(|batch| BatchCounts {
         num_masked: batch.mlm_labels.len() as u64,
-        num_pairs: batch.nsp_labels.len() as u64,
+        num_rows: (batch.nsp_labels.len() + batch.class_labels.len()) as u64,
     }))
 }

@@ -3,27 +3,29 @@
 //! Owns the model, the optimizer's state and the batch that is ready. The order of the parts is in [`crate::step`].
 
 use bert_coordinator::{Block, BucketPlan, Coordinator, ReducedSlice, SlotTree};
-use bert_data::{DataError, MicroBatch, Prefetcher, StepBatches};
+use bert_data::{DataError, Prefetcher, StepBatches};
 use bert_kernels::slices;
-use bert_model::{BatchLosses, GradientSink, LossScale, ParameterLayout, PretrainBatch, PretrainModel};
+use bert_model::{GradientSink, ParameterLayout};
 use bert_random::{Key, Purpose};
 
 use crate::{
     config::{Config, OptimizerKind, OptimizerState},
     control::{BatchCounts, ControlWord, PhaseSeconds, sum_counts},
     error::TrainError,
+    figures::SlotFigures,
     machine,
     optimizer::{BucketState, Update, update_bucket},
     phase::PhaseClock,
     step::count_batch,
+    task::TaskModel,
 };
 
 /// Training on one rank.
-pub struct Trainer<'a> {
+pub struct Trainer<'a, M> {
     pub(crate) config: &'a Config,
     pub(crate) coordinator: &'a Coordinator,
     /// The model with the current parameters.
-    pub model: PretrainModel,
+    pub model: M,
     pub(crate) layout: ParameterLayout,
     pub(crate) plans: Vec<BucketPlan>,
     /// Optimizer state of the own range of each bucket.
@@ -70,7 +72,7 @@ pub fn zero_states(config: &Config, coordinator: &Coordinator, layout: &Paramete
     buckets.map(|(bucket, plan)| BucketState::new(bucket, own_range(plan, bucket.num_elements))).collect()
 }
 
-impl<'a> Trainer<'a> {
+impl<'a, M: TaskModel> Trainer<'a, M> {
     /// Takes over a model and optimizer state after `num_steps` updates and fetches the first batch.
     ///
     /// # Errors
@@ -79,7 +81,7 @@ impl<'a> Trainer<'a> {
     pub fn new(
         config: &'a Config,
         coordinator: &'a Coordinator,
-        model: PretrainModel,
+        model: M,
         states: Vec<BucketState>,
         prefetcher: Prefetcher,
         num_steps: u64,
@@ -136,11 +138,10 @@ impl<'a> Trainer<'a> {
         step: u64,
         batches: &StepBatches,
         clock: &mut PhaseClock,
-    ) -> Result<Vec<BatchLosses>, TrainError> {
+    ) -> Result<Vec<SlotFigures>, TrainError> {
         let dropout = Key::new(self.config.run.seed, Purpose::Dropout).with(step);
-        let scale = loss_scale(self.counts);
         let num_slots = batches.micro_batches.len();
-        let mut losses = Vec::with_capacity(num_slots);
+        let mut figures = Vec::with_capacity(num_slots);
         for (idx, batch) in batches.micro_batches.iter().enumerate() {
             let mut sink = SlotSink {
                 trees: &mut self.trees,
@@ -150,11 +151,11 @@ impl<'a> Trainer<'a> {
                 error: None,
             };
             let key = dropout.with(batch.slot as u64);
-            let result = self.model.train_micro_batch(&view(batch), key, scale, &mut sink);
+            let result = self.model.train(batch, key, self.counts, &mut sink);
             let (num_done, error) = (sink.num_buckets_done, sink.error.take());
             clock.lap(|seconds| &mut seconds.backward);
             match (result, error) {
-                (Ok(slot_losses), None) => losses.push(slot_losses),
+                (Ok(slot_figures), None) => figures.push(slot_figures),
                 (Ok(_), Some(error)) => return Err(error.into()),
                 (Err(error), _) => {
                     self.reduce_zeros(num_done);
@@ -162,7 +163,7 @@ impl<'a> Trainer<'a> {
                 }
             }
         }
-        Ok(losses)
+        Ok(figures)
     }
 
     /// Takes part in the reduction of a step that this rank could not compute: the others must not wait.
@@ -190,7 +191,7 @@ impl<'a> Trainer<'a> {
         step: u64,
         local: &LocalState,
         batches: &StepBatches,
-        outcome: Result<Vec<BatchLosses>, TrainError>,
+        outcome: Result<Vec<SlotFigures>, TrainError>,
         next: Result<BatchCounts, DataError>,
         slices: &[ReducedSlice],
     ) -> ControlWord {
@@ -309,34 +310,13 @@ impl<'a> Trainer<'a> {
 }
 
 /// The own range of every bucket of the model's parameters.
-fn own_params(model: &PretrainModel, layout: &ParameterLayout, states: &[BucketState]) -> Vec<Vec<f32>> {
+fn own_params<M: TaskModel>(model: &M, layout: &ParameterLayout, states: &[BucketState]) -> Vec<Vec<f32>> {
     let read_own = |(idx, (bucket, state)): (usize, (&bert_model::BucketLayout, &BucketState))| {
         let mut whole = vec![0.0; bucket.num_elements];
         model.read_bucket(idx, &mut whole);
         whole[state.range.clone()].to_vec()
     };
     layout.buckets.iter().zip(states).enumerate().map(read_own).collect()
-}
-
-/// Loss = MLM sum / masked tokens of the global batch + NSP sum / pairs of the global batch.
-fn loss_scale(counts: BatchCounts) -> LossScale {
-    let inverse = |count: u64| if count == 0 { 0.0 } else { 1.0 / count as f32 };
-    LossScale { mlm: inverse(counts.num_masked), nsp: inverse(counts.num_pairs) }
-}
-
-/// The same micro-batch as the model wants it: borrowed slices.
-#[must_use]
-pub fn view(batch: &MicroBatch) -> PretrainBatch<'_> {
-    PretrainBatch {
-        num_rows: batch.num_rows,
-        row_len: batch.row_len,
-        input_ids: &batch.input_ids,
-        token_type_ids: &batch.token_type_ids,
-        lengths: &batch.lengths,
-        mlm_positions: &batch.mlm_positions,
-        mlm_labels: &batch.mlm_labels,
-        nsp_labels: &batch.nsp_labels,
-    }
 }
 
 /// Takes the gradients of one slot: into the tree of each bucket, and after the last slot on to the other ranks.

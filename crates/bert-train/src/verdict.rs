@@ -34,7 +34,7 @@ impl Verdict {
         }
         for (rank, word) in words.iter().enumerate() {
             for (idx, slot) in word.slots.iter().enumerate() {
-                if !(slot.mlm_loss_sum.is_finite() && slot.nsp_loss_sum.is_finite()) {
+                if !slot.is_finite() {
                     let what = format!("the loss of slot {idx} on rank {rank}");
                     return Self::NonFinite { step, what };
                 }
@@ -67,12 +67,12 @@ impl Verdict {
 
 #[cfg(test)]
 mod tests {
-    use bert_model::BatchLosses;
-
     use super::*;
+    use crate::figures::{ObjectiveSums, SlotFigures};
 
-    fn word(mlm_loss_sum: f64) -> ControlWord {
-        let slot = BatchLosses { mlm_loss_sum, ..BatchLosses::default() };
+    fn word(loss_sum: f64) -> ControlWord {
+        let tokens = ObjectiveSums { loss_sum, ..ObjectiveSums::default() };
+        let slot = SlotFigures { tokens, ..SlotFigures::default() };
         ControlWord { slots: vec![slot], ..ControlWord::default() }
     }
 

@@ -81,6 +81,20 @@ impl ConfigFile {
         Self { text, all, model: ModelConfig { vocab_size, ..self.model.clone() } }
     }
 
+    /// Everything that the file says.
+    pub(super) fn all(&self) -> &Map<String, Value> {
+        &self.all
+    }
+
+    /// The same file for another architecture, with more keys at its end.
+    pub(super) fn for_architecture(self, architecture: &str, more: &Map<String, Value>) -> Self {
+        let mut all = self.all;
+        all.insert("architectures".into(), json!([architecture]));
+        all.extend(more.iter().map(|(key, value)| (key.clone(), value.clone())));
+        let text = format!("{:#}\n", Value::Object(all.clone()));
+        Self { text, all, model: self.model }
+    }
+
     /// Writes the file and syncs it; a file that was read and not changed is written byte by byte as it was.
     pub(super) fn write(&self, path: &Path) -> Result<(), HfError> {
         write_synced(path, |file| file.write_all(self.text.as_bytes()))

@@ -19,8 +19,25 @@ use super::{CheckpointError, io_error, manifest::sorted_entries};
 ///
 /// [`CheckpointError`] if a file cannot be read.
 pub fn checkpoint_hash(checkpoint: &Path, with_optimizer: bool) -> Result<String, CheckpointError> {
+    let mut hasher = hash_parameters(&checkpoint.join("model"))?;
+    if with_optimizer {
+        hash_moments(&mut hasher, &optimizer_files(checkpoint)?)?;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Hash of the parameters of a model folder with a `model.safetensors`, hexadecimal.
+///
+/// # Errors
+///
+/// [`CheckpointError`] if the file cannot be read.
+pub fn model_hash(folder: &Path) -> Result<String, CheckpointError> {
+    Ok(hash_parameters(folder)?.finalize().to_hex().to_string())
+}
+
+fn hash_parameters(folder: &Path) -> Result<blake3::Hasher, CheckpointError> {
     let mut hasher = blake3::Hasher::new();
-    let path = checkpoint.join("model").join("model.safetensors");
+    let path = folder.join("model.safetensors");
     let bytes = fs::read(&path).map_err(io_error("cannot read", &path))?;
     let tensors = parse(&path, &bytes)?;
     let parameters: BTreeMap<String, _> = tensors.tensors().into_iter().collect();
@@ -32,10 +49,7 @@ pub fn checkpoint_hash(checkpoint: &Path, with_optimizer: bool) -> Result<String
         }
         hasher.update(view.data());
     }
-    if with_optimizer {
-        hash_moments(&mut hasher, &optimizer_files(checkpoint)?)?;
-    }
-    Ok(hasher.finalize().to_hex().to_string())
+    Ok(hasher)
 }
 
 /// The files of the moments, sorted.

@@ -11,6 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{CheckpointError, STATE_FILE, io_error};
+use crate::lineage::Ancestor;
 
 /// One file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,8 +24,32 @@ pub struct FileEntry {
     pub blake3: String,
 }
 
+/// The best evaluation up to a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// Updates after which it was made; the checkpoint of that step is kept.
+    pub step: u64,
+    /// What was compared; higher is better. Written as text that reads back to the same bits.
+    #[serde(with = "exact")]
+    pub score: f64,
+}
+
+/// Floats as text: a JSON number may read back to other bits.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
 /// Contents of `state.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointState {
     /// Completed updates.
@@ -47,6 +72,12 @@ pub struct CheckpointState {
     pub version: String,
     /// Where the first weights came from.
     pub init_from: String,
+    /// Models that this one descends from, its parent first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lineage: Vec<Ancestor>,
+    /// The best evaluation so far, where a task chooses one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
     /// Every other file, sorted by path.
     pub files: Vec<FileEntry>,
     /// BLAKE3 of this object with an empty `digest`.
@@ -203,6 +234,8 @@ pub(crate) mod tests {
             num_ranks: 2,
             version: word(),
             init_from: word(),
+            lineage: Vec::new(),
+            best: None,
             files,
             digest: String::new(),
         };
@@ -216,6 +249,26 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = small_checkpoint(dir.path(), 7);
         assert_eq!(CheckpointState::verify(dir.path()).unwrap(), state);
+    }
+
+    #[test]
+    fn scores_and_ancestors_read_back_to_the_same_bits() {
+        let dir = tempfile::tempdir().unwrap();
+        // 0.1 + 0.2 and a neighbour of it: digits that a careless reader rounds together.
+        for bits in [(0.1f64 + 0.2).to_bits(), (0.1f64 + 0.2).to_bits() - 1, (-1.0f64 / 3.0).to_bits()] {
+            let mut state = small_checkpoint(dir.path(), 7);
+            state.best = Some(Best { step: 5, score: f64::from_bits(bits) });
+            state.lineage = vec![Ancestor {
+                path: "parent".to_string(),
+                parameter_hash: "y".to_string(),
+                step: Some(3),
+                corpus_fingerprint: None,
+                config_hash: None,
+            }];
+            let state = state.seal(dir.path()).unwrap();
+            fs::write(dir.path().join(STATE_FILE), serde_json::to_vec_pretty(&state).unwrap()).unwrap();
+            assert_eq!(CheckpointState::verify(dir.path()).unwrap(), state);
+        }
     }
 
     #[test]

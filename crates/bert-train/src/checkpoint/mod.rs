@@ -21,6 +21,9 @@ pub const STATE_FILE: &str = "state.json";
 /// Name of the link to the newest complete checkpoint.
 pub const LATEST: &str = "latest";
 
+/// Name of the link to the checkpoint that did best on the validation rows.
+pub const BEST: &str = "best";
+
 /// Reasons to refuse a checkpoint, or to fail to write one.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what each field is")]

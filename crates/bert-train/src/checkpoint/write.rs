@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    CheckpointError, CheckpointState, LATEST, STATE_FILE, io_error,
+    BEST, CheckpointError, CheckpointState, LATEST, STATE_FILE, io_error,
     manifest::{files_below, sorted_entries},
     read,
 };
@@ -77,7 +77,7 @@ pub fn finish(
         // The same step again, because the run was resumed before it: the weights are equal, so the one that
         // is there stays, and no moment exists in which neither is.
         fs::remove_dir_all(temporary).map_err(io_error("cannot remove", temporary))?;
-        point_latest(checkpoints, state.step)?;
+        point(checkpoints, LATEST, state.step)?;
         return Ok(target);
     }
     if target.exists() {
@@ -85,7 +85,7 @@ pub fn finish(
     }
     fs::rename(temporary, &target).map_err(io_error("cannot finish", &target))?;
     sync_folder(checkpoints)?;
-    point_latest(checkpoints, state.step)?;
+    point(checkpoints, LATEST, state.step)?;
     Ok(target)
 }
 
@@ -113,18 +113,23 @@ fn sync_all_below(folder: &Path) -> Result<(), CheckpointError> {
     sync_folder(&folder.join("optimizer"))
 }
 
-/// Lets `latest` point at the checkpoint of `step`, by a rename.
-fn point_latest(checkpoints: &Path, step: u64) -> Result<(), CheckpointError> {
-    let sibling = checkpoints.join(format!("{LATEST}.new"));
+/// Lets the link `name` point at the checkpoint of `step`, by a rename.
+///
+/// # Errors
+///
+/// [`CheckpointError::Io`].
+pub fn point(checkpoints: &Path, name: &str, step: u64) -> Result<(), CheckpointError> {
+    let sibling = checkpoints.join(format!("{name}.new"));
     if sibling.symlink_metadata().is_ok() {
         fs::remove_file(&sibling).map_err(io_error("cannot replace", &sibling))?;
     }
     std::os::unix::fs::symlink(folder_name(step), &sibling).map_err(io_error("cannot link", &sibling))?;
-    fs::rename(&sibling, checkpoints.join(LATEST)).map_err(io_error("cannot link", &sibling))?;
+    fs::rename(&sibling, checkpoints.join(name)).map_err(io_error("cannot link", &sibling))?;
     sync_folder(checkpoints)
 }
 
-/// Deletes all but the newest `keep_last` checkpoints, once the newest one has been read back and verified.
+/// Deletes all but the newest `keep_last` checkpoints, once the newest one has been read back and verified. The one
+/// that the link `best` points at stays.
 ///
 /// # Errors
 ///
@@ -137,7 +142,11 @@ pub fn retain(checkpoints: &Path, keep_last: usize) -> Result<(), CheckpointErro
     if let Some(newest) = found.last() {
         CheckpointState::verify(newest)?;
     }
-    for path in &found[..found.len() - keep_last.max(1)] {
+    let best = fs::read_link(checkpoints.join(BEST)).ok();
+    let is_best = |path: &PathBuf| {
+        path.file_name().is_some() && path.file_name() == best.as_ref().and_then(|best| best.file_name())
+    };
+    for path in found[..found.len() - keep_last.max(1)].iter().filter(|path| !is_best(path)) {
         fs::remove_dir_all(path).map_err(io_error("cannot remove the old checkpoint", path))?;
     }
     Ok(())
@@ -182,6 +191,20 @@ mod tests {
         retain(dir.path(), 2).unwrap();
         let names: Vec<_> = read::list(dir.path()).unwrap();
         assert_eq!(names, [dir.path().join("step-000000003"), dir.path().join("step-000000010")]);
+    }
+
+    #[test]
+    fn retention_keeps_the_best() {
+        let dir = tempfile::tempdir().unwrap();
+        for step in [1, 2, 3] {
+            save(dir.path(), step);
+        }
+        point(dir.path(), BEST, 3).unwrap();
+        point(dir.path(), BEST, 1).unwrap();
+        retain(dir.path(), 1).unwrap();
+        let names: Vec<_> = read::list(dir.path()).unwrap();
+        assert_eq!(names, [dir.path().join("step-000000001"), dir.path().join("step-000000003")]);
+        assert_eq!(CheckpointState::verify(&dir.path().join(BEST)).unwrap().step, 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use bert_data::MAX_SOURCE_WEIGHT;
 
-use super::{Config, ConfigError, OptimizerKind, Strategy};
+use super::{ClassifySection, Config, ConfigError, OptimizerKind, Strategy, TaskSection};
 use crate::device;
 
 /// Weights are whole millionths.
@@ -39,8 +39,14 @@ fn within(key: &'static str, got: f64, low: f64, high: f64) -> Result<(), Config
 pub fn check(config: &Config) -> Result<(), ConfigError> {
     check_run(config)?;
     check_model(config)?;
-    check_data(config)?;
-    check_masking(config)?;
+    check_sequences(config)?;
+    match &config.task {
+        TaskSection::Pretrain => {
+            check_data(config)?;
+            check_masking(config)?;
+        }
+        TaskSection::Classify(section) => check_classify(config, section)?,
+    }
     check_optimizer(config)?;
     check_train(config)?;
     device::choose(config.device.backend, 0).map(drop)
@@ -93,6 +99,19 @@ fn check_model(config: &Config) -> Result<(), ConfigError> {
     )
 }
 
+fn check_sequences(config: &Config) -> Result<(), ConfigError> {
+    let data = &config.data;
+    require(
+        data.max_seq_length <= config.model.max_position_embeddings,
+        "data.max_seq_length",
+        data.max_seq_length,
+        format!("at most model.max_position_embeddings = {}", config.model.max_position_embeddings),
+    )?;
+    require(data.max_seq_length >= 8, "data.max_seq_length", data.max_seq_length, "at least 8")?;
+    positive("data.num_workers", data.num_workers)?;
+    positive("data.prefetch_steps", data.prefetch_steps)
+}
+
 fn check_data(config: &Config) -> Result<(), ConfigError> {
     let data = &config.data;
     require(!data.sources.is_empty(), "data.sources", "empty", "at least one file, folder or pattern")?;
@@ -105,17 +124,28 @@ fn check_data(config: &Config) -> Result<(), ConfigError> {
             format!("readings per epoch from {MIN_SOURCE_WEIGHT} to {MAX_SOURCE_WEIGHT}"),
         )?;
     }
-    require(
-        data.max_seq_length <= config.model.max_position_embeddings,
-        "data.max_seq_length",
-        data.max_seq_length,
-        format!("at most model.max_position_embeddings = {}", config.model.max_position_embeddings),
-    )?;
-    require(data.max_seq_length >= 8, "data.max_seq_length", data.max_seq_length, "at least 8")?;
     within("data.short_seq_prob", data.short_seq_prob, 0.0, 1.0)?;
-    within("data.validation_fraction", data.validation_fraction, 0.0, 0.5)?;
-    positive("data.num_workers", data.num_workers)?;
-    positive("data.prefetch_steps", data.prefetch_steps)
+    within("data.validation_fraction", data.validation_fraction, 0.0, 0.5)
+}
+
+fn check_classify(config: &Config, section: &ClassifySection) -> Result<(), ConfigError> {
+    let named = [
+        ("task.train", section.train.as_os_str().is_empty(), "the path of a .tsv, .csv or .jsonl file"),
+        ("task.validation", section.validation.as_os_str().is_empty(), "a file beside task.train"),
+        ("task.text_column", section.text_column.is_empty(), "the name of a column"),
+        ("task.label_column", section.label_column.is_empty(), "the name of a column"),
+    ];
+    for (key, is_empty, expected) in named {
+        require(!is_empty, key, "empty", expected)?;
+    }
+    within("task.classifier_dropout", section.classifier_dropout, 0.0, 0.99)?;
+    let train = &config.train;
+    require(
+        train.eval_max_batches == 0,
+        "train.eval_max_batches",
+        train.eval_max_batches,
+        "0 with task.kind = \"classify\": all validation rows",
+    )
 }
 
 fn check_masking(config: &Config) -> Result<(), ConfigError> {

@@ -12,6 +12,7 @@ use toml::{Table, Value};
 use super::{
     Config, check,
     schema::{SCHEMA, keys_of, nearest},
+    task,
 };
 
 /// Reasons to refuse a configuration. All of them end the program with exit code 2.
@@ -56,9 +57,15 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<Config, ConfigError> {
 /// As [`load`].
 pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Config, ConfigError> {
     let mut table: Table = toml::from_str(text).map_err(|error| syntax(origin, &error))?;
-    check_keys(&table, origin)?;
-    // Read once as written, so that a wrong type is reported with its line.
-    toml::from_str::<Config>(text).map_err(|error| syntax(origin, &error))?;
+    if task::is_classify(&table) {
+        task::fill_unread(&mut table).map_err(|error| syntax(origin, &error))?;
+        check_keys(&table, origin)?;
+        Value::Table(table.clone()).try_into::<Config>().map_err(|error| syntax(origin, &error))?;
+    } else {
+        check_keys(&table, origin)?;
+        // Read once as written, so that a wrong type is reported with its line.
+        toml::from_str::<Config>(text).map_err(|error| syntax(origin, &error))?;
+    }
     for argument in overrides {
         apply_override(&mut table, argument)?;
     }
@@ -97,14 +104,16 @@ fn unknown_key(origin: &str, section: &str, key: &str, keys: &[&'static str]) ->
 
 /// Every section and key is known, and none is missing.
 fn check_keys(table: &Table, origin: &str) -> Result<(), ConfigError> {
+    let is_classify = task::is_classify(table);
     for (section, value) in table {
-        let keys = keys_of(section).ok_or_else(|| unknown_section(origin, section))?;
+        let keys = keys_of(section, is_classify).ok_or_else(|| unknown_section(origin, section))?;
         let Value::Table(entries) = value else { return Err(unknown_section(origin, section)) };
         if let Some(key) = entries.keys().find(|key| !keys.contains(&key.as_str())) {
-            return Err(unknown_key(origin, section, key, keys));
+            return Err(unknown_key(origin, section, key, &keys));
         }
     }
-    for (section, keys) in SCHEMA {
+    for (section, _) in SCHEMA {
+        let keys = keys_of(section, is_classify).unwrap_or_default();
         let entries = table.get(*section).and_then(Value::as_table);
         let is_there = |key: &str| entries.is_some_and(|entries| entries.contains_key(key));
         if let Some(key) = keys.iter().find(|key| !is_there(key)) {
@@ -127,9 +136,9 @@ fn apply_override(table: &mut Table, argument: &str) -> Result<(), ConfigError> 
     let (Some(section), Some(key)) = (parts.next(), parts.next()) else {
         return Err(wrong("expected section.key=value".to_string()));
     };
-    let keys = keys_of(section).ok_or_else(|| unknown_section("--set", section))?;
+    let keys = keys_of(section, task::is_classify(table)).ok_or_else(|| unknown_section("--set", section))?;
     if !keys.contains(&key) {
-        return Err(unknown_key("--set", section, key, keys));
+        return Err(unknown_key("--set", section, key, &keys));
     }
     let mut slot = table
         .get_mut(section)

@@ -9,6 +9,7 @@ pub mod fingerprint;
 pub mod load;
 mod schema;
 mod sources;
+mod task;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 pub use load::{ConfigError, load};
 pub use sources::{SourceSection, WeightedSource};
+pub use task::{ClassifySection, SelectBy, TaskSection};
 
 /// A whole configuration file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -113,22 +115,6 @@ pub struct ModelSection {
 pub struct InitSection {
     /// `"scratch"`, or the path of a checkpoint or of a Hugging Face folder.
     pub from: String,
-}
-
-/// `[task]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TaskSection {
-    /// What is trained.
-    pub kind: TaskKind,
-}
-
-/// Value of `task.kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TaskKind {
-    /// Masked language model with the sentence objective of `[data]`.
-    Pretrain,
 }
 
 /// `[data]`

@@ -2,6 +2,8 @@
 //!
 //! Owns the list of names only; a test holds it to the types of the parent module.
 
+use super::task::CLASSIFY_KEYS;
+
 /// Section, and its keys in the order of the files in `configs/`.
 pub(super) const SCHEMA: &[(&str, &[&str])] = &[
     ("run", &["name", "dir", "seed", "threads_per_rank"]),
@@ -75,9 +77,13 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
     ("debug", &["steps", "num_ranks", "num_samples"]),
 ];
 
-/// The keys of `section`, if there is such a section.
-pub(super) fn keys_of(section: &str) -> Option<&'static [&'static str]> {
-    SCHEMA.iter().find(|(name, _)| *name == section).map(|(_, keys)| *keys)
+/// The keys of `section`, if there is such a section; `[task]` has more for a classifier.
+pub(super) fn keys_of(section: &str, is_classify: bool) -> Option<Vec<&'static str>> {
+    let mut keys = SCHEMA.iter().find(|(name, _)| *name == section).map(|(_, keys)| keys.to_vec())?;
+    if section == "task" && is_classify {
+        keys.extend(CLASSIFY_KEYS);
+    }
+    Some(keys)
 }
 
 /// The candidate that looks most like `word`, if one is close enough to be meant.

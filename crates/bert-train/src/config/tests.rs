@@ -3,10 +3,11 @@
 use std::{fs, path::PathBuf};
 
 use super::{
-    Config, ConfigError, Threads,
+    Config, ConfigError, TaskSection, Threads,
     fingerprint::{config_hash, differences, numeric_keys},
     load::parse,
     schema::SCHEMA,
+    task::CLASSIFY_KEYS,
 };
 
 fn folder() -> PathBuf {
@@ -38,7 +39,7 @@ fn every_file_in_configs_is_valid() {
         super::load(&path, &[]).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         num_files += 1;
     }
-    assert!(num_files >= 11, "only {num_files} files");
+    assert!(num_files >= 12, "only {num_files} files");
 }
 
 #[test]
@@ -58,6 +59,46 @@ fn the_printed_configuration_reads_back_the_same() {
     assert_eq!(config.run.threads_per_rank, Threads::Count(3));
     let text = toml::to_string(&config).unwrap();
     assert_eq!(parse(&text, "printed", &[]).unwrap(), config);
+}
+
+#[test]
+fn a_classifier_has_its_own_keys_and_may_leave_out_what_it_does_not_read() {
+    let load = |overrides: &[&str]| {
+        let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+        super::load(&folder().join("classify-rotten-tomatoes.toml"), &overrides)
+    };
+    let refused = |overrides: &[&str]| load(overrides).unwrap_err().to_string();
+    let config = load(&["task.pooling=last2-mean", "task.labels=[\"a\", \"b\", \"c\"]"]).unwrap();
+    let TaskSection::Classify(section) = &config.task else { panic!("another task") };
+    assert_eq!((section.pooling.name(), section.labels.len()), ("last2-mean", 3));
+    let text = toml::to_string(&config).unwrap();
+    assert_eq!(parse(&text, "printed", &[]).unwrap(), config);
+    let keys: Vec<String> =
+        serde_json::to_value(&config.task).unwrap().as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys[1..], *CLASSIFY_KEYS);
+
+    assert!(refused(&["task.text_colum=x"]).contains("`task.text_colum`; did you mean `text_column`?"));
+    assert!(refused(&["task.pooling=middle"]).contains("first-last-mean"));
+    assert!(refused(&["task.label_column="]).contains("task.label_column"));
+    assert!(refused(&["train.eval_max_batches=3"]).contains("all validation rows"));
+    assert!(refused(&["task.classifier_dropout=1.5"]).contains("task.classifier_dropout"));
+    check_refused(&["task.train=x.tsv"], &["task.train"]);
+    let hash = |overrides: &[&str]| config_hash(&load(overrides).unwrap()).unwrap();
+    assert_eq!(hash(&["task.test=elsewhere.tsv"]), hash(&[]));
+    assert_ne!(hash(&["task.pooling=cls"]), hash(&[]));
+}
+
+#[test]
+fn a_classifier_without_one_of_its_keys_is_told_which() {
+    let text = fs::read_to_string(folder().join("classify-rotten-tomatoes.toml")).unwrap();
+    for (key, section) in [("select_by", "task"), ("max_seq_length", "data"), ("text_pair_column", "task")] {
+        let line = text.lines().find(|line| line.starts_with(key)).unwrap();
+        let message = parse(&text.replace(line, ""), "own.toml", &[]).unwrap_err().to_string();
+        assert!(message.contains(&format!("`{section}.{key}` is missing")), "{message}");
+    }
+    let message =
+        parse(&text.replace("seed = 1 ", "seed = \"many\" "), "own.toml", &[]).unwrap_err().to_string();
+    assert!(message.contains("seed"), "{message}");
 }
 
 #[test]
