@@ -30,7 +30,10 @@ mod layout;
 mod loss;
 mod ops;
 mod parameters;
+#[allow(dead_code, reason = "the gradient is for training through a pooling")]
+mod pooling;
 mod pretrain;
+mod sentence;
 #[cfg(test)]
 mod test_support;
 
@@ -42,4 +45,5 @@ pub use infer::Classifier;
 pub use init::initial_bucket;
 pub use layout::{BucketLayout, ParameterLayout, ParameterSpec};
 pub use loss::{BatchLosses, LossScale};
+pub use pooling::Pooling;
 pub use pretrain::{BackendKind, GradientSink, PretrainModel};
