@@ -11,7 +11,7 @@ use crate::{
     failure::ToolError,
     held_out,
     sentences::{SentenceEncoder, TextCounts, cosine},
-    table::{line, warn},
+    table::{line, percent, warn},
     text_input::{LineForm, TextInput},
 };
 
@@ -110,8 +110,13 @@ fn compare_poolings(num_pairs: usize, arguments: &SimilarityArguments) -> anyhow
         pairs.iter().flatten().map(|ids| encoder.framed(&ids[..ids.len().min(longest)])).collect();
 
     if !arguments.json {
-        line(format!("{num_pairs} pairs of adjacent held-out sentences, as many from different places"));
-        line(format!("{:<16} {:>9} {:>9} {:>7}", "pooling", "adjacent", "random", "AUC"));
+        line(format!(
+            "{num_pairs} held-out sentences, each with the one that follows it and those of all other pairs"
+        ));
+        line(format!(
+            "{:<16} {:>9} {:>9} {:>13} {:>9}",
+            "pooling", "adjacent", "random", "ranked above", "nearest"
+        ));
     }
     let vocab_size = encoder.tokenizer().vocab_size();
     let special_ids = encoder.tokenizer().special_ids();
@@ -132,37 +137,67 @@ fn bag_of_tokens(row: &[u32], special_ids: &[u32], vocab_size: usize) -> Vec<f32
     counts
 }
 
-/// Prints mean cosines of adjacent vectors (2i, 2i + 1) and of vectors half the list apart, and their separation.
-fn print_separation(name: &str, vectors: &[Vec<f32>], is_json: bool) {
-    let num_pairs = vectors.len() / 2;
-    let compare = |distance: usize| -> Vec<f64> {
-        let partner = |idx: usize| (idx + distance) % num_pairs;
-        (0..num_pairs).map(|idx| cosine(&vectors[2 * idx], &vectors[2 * partner(idx) + 1])).collect()
-    };
-    let (adjacent, random) = (compare(0), compare((num_pairs / 2).max(1)));
-    let mean = |cosines: &[f64]| cosines.iter().sum::<f64>() / cosines.len() as f64;
-    let (mean_adjacent, mean_random) = (mean(&adjacent), mean(&random));
-    let auc = area_under_curve(&adjacent, &random);
-    line(match is_json {
-        true => json!({
-            "vectors": name, "num_pairs": num_pairs, "adjacent": mean_adjacent, "random": mean_random, "auc": auc
-        })
-        .to_string(),
-        false => format!("{name:<16} {mean_adjacent:>9.4} {mean_random:>9.4} {auc:>7.3}"),
-    });
+/// What cosines say about the vectors of pairs: how far the true partner stands out from those of other pairs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Separation {
+    /// Mean cosine of the two of a pair.
+    adjacent: f64,
+    /// Mean cosine of a first sentence and the second one of another pair.
+    random: f64,
+    /// Share of the other second sentences that are farther from a first one than its own, equal ones counted half.
+    ranked_above: f64,
+    /// Share of first sentences whose own second one is nearer than all others.
+    nearest: f64,
 }
 
-/// Share of (positive, negative) pairs in which the positive one is larger; equal ones count half.
-fn area_under_curve(positive: &[f64], negative: &[f64]) -> f64 {
-    let wins = |value: f64| -> f64 {
-        let scores = negative.iter().map(|other| match value.total_cmp(other) {
-            std::cmp::Ordering::Greater => 1.0,
-            std::cmp::Ordering::Equal => 0.5,
-            std::cmp::Ordering::Less => 0.0,
-        });
-        scores.sum()
-    };
-    positive.iter().map(|&value| wins(value)).sum::<f64>() / (positive.len() * negative.len()) as f64
+impl Separation {
+    /// Compares vectors 2i and 2i + 1 with vectors 2i and 2j + 1.
+    fn of(vectors: &[Vec<f32>]) -> Self {
+        let num_pairs = vectors.len() / 2;
+        let (num_own, num_other) = (num_pairs as f64, (num_pairs * (num_pairs - 1)).max(1) as f64);
+        let mut sums = Self { adjacent: 0.0, random: 0.0, ranked_above: 0.0, nearest: 0.0 };
+        for pair in 0..num_pairs {
+            let cosine_to = |other: usize| cosine(&vectors[2 * pair], &vectors[2 * other + 1]);
+            let own = cosine_to(pair);
+            let others: Vec<f64> = (0..num_pairs).filter(|other| *other != pair).map(cosine_to).collect();
+            sums.adjacent += own / num_own;
+            sums.random += others.iter().sum::<f64>() / num_other;
+            sums.ranked_above += others.iter().map(|other| order_score(own, *other)).sum::<f64>() / num_other;
+            sums.nearest += f64::from(others.iter().all(|other| own > *other)) / num_own;
+        }
+        sums
+    }
+}
+
+/// 1 if the first is larger, a half if they are equal.
+fn order_score(own: f64, other: f64) -> f64 {
+    if own > other {
+        1.0
+    } else if own == other {
+        0.5
+    } else {
+        0.0
+    }
+}
+
+fn print_separation(name: &str, vectors: &[Vec<f32>], is_json: bool) {
+    let Separation { adjacent, random, ranked_above, nearest } = Separation::of(vectors);
+    line(match is_json {
+        true => json!({
+            "vectors": name,
+            "num_pairs": vectors.len() / 2,
+            "adjacent": adjacent,
+            "random": random,
+            "ranked_above": ranked_above,
+            "nearest": nearest,
+        })
+        .to_string(),
+        false => format!(
+            "{name:<16} {adjacent:>9.4} {random:>9.4} {:>13} {:>9}",
+            percent(ranked_above),
+            percent(nearest)
+        ),
+    });
 }
 
 #[cfg(test)]
@@ -170,10 +205,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_area_is_the_share_of_right_orders() {
-        assert_eq!(area_under_curve(&[3.0, 4.0], &[1.0, 2.0]), 1.0);
-        assert_eq!(area_under_curve(&[1.0, 4.0], &[2.0, 3.0]), 0.5);
-        assert_eq!(area_under_curve(&[2.0], &[2.0, 1.0]), 0.75);
+    fn separation_compares_a_sentence_with_its_own_and_all_other_partners() {
+        let (right, up, left) = (vec![1.0, 0.0], vec![0.0, 2.0], vec![-1.0, 0.0]);
+        // Pairs (right, right), (up, left), (up, up): the second one stands farther apart than others.
+        let vectors = [right.clone(), right, up.clone(), left, up.clone(), up];
+        let separation = Separation::of(&vectors);
+        assert!((separation.adjacent - 2.0 / 3.0).abs() < 1e-12);
+        // right: left -1, up 0; first up: right 0, up 1; second up: right 0, left 0.
+        assert!(separation.random.abs() < 1e-12);
+        // right above both; first up equal to right and below up; second up above both.
+        assert!((separation.ranked_above - (1.0 + 0.25 + 1.0) / 3.0).abs() < 1e-12);
+        assert!((separation.nearest - 2.0 / 3.0).abs() < 1e-12);
     }
 
     #[test]

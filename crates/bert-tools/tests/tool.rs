@@ -277,8 +277,11 @@ fn fill_mask_writes_the_same_guesses_as_json() {
     for (line, mask) in guesses.iter().zip(&masks) {
         assert_eq!(mask.as_array().unwrap().len(), 2);
         let best = &mask[0];
-        let expected =
-            format!(": {} {:.1} %,", best["token"].as_str().unwrap(), best["probability"].as_f64().unwrap() * 100.0);
+        let expected = format!(
+            ": {} {:.1} %,",
+            best["token"].as_str().unwrap(),
+            best["probability"].as_f64().unwrap() * 100.0
+        );
         assert!(line.contains(&expected), "expected `{expected}` in `{line}`");
     }
 }

@@ -59,8 +59,8 @@ pub struct SimilarityArguments {
     /// Pairs of texts, one a line with a tab between them; `-` is standard input.
     #[arg(long, value_name = "FILE.tsv|-", conflicts_with = "texts")]
     pub pairs: Option<PathBuf>,
-    /// Instead of texts: this many pairs of adjacent sentences that the run has never trained on, against as many
-    /// pairs from different places, for every pooling.
+    /// Instead of texts: this many pairs of adjacent sentences that the run has never trained on; how far the two of
+    /// a pair stand out from those of other pairs, for every pooling.
     #[arg(long, value_name = "N", requires = "run", conflicts_with_all = ["texts", "pairs"], value_parser = at_least_one())]
     pub held_out: Option<usize>,
     /// One JSON object per pair instead of a table for people.

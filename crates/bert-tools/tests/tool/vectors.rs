@@ -66,7 +66,10 @@ fn vectors_come_in_the_order_of_the_lines_whatever_the_batches() {
     let lines: Vec<&str> = chinese_text().lines().filter(|line| !line.is_empty()).collect();
     let dir = folder_with_texts(&lines.join("\n"));
     let printed = succeeds(dir.path(), &EMBED);
-    assert!(printed.contains(&format!("{} vectors of {WIDTH} numbers (pooling mean)", lines.len())), "{printed}");
+    assert!(
+        printed.contains(&format!("{} vectors of {WIDTH} numbers (pooling mean)", lines.len())),
+        "{printed}"
+    );
     let vectors = json_vectors(&dir.path().join("out.jsonl"));
     assert_eq!(vectors.len(), lines.len());
 
@@ -119,7 +122,10 @@ fn empty_and_long_lines_have_vectors_and_are_reported() {
     let output = bert(dir.path(), &arguments);
     assert!(output.status.success());
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("1 texts are longer than 10 tokens: 72 tokens at their ends are not read"), "{stderr}");
+    assert!(
+        stderr.contains("1 texts are longer than 10 tokens: 72 tokens at their ends are not read"),
+        "{stderr}"
+    );
     assert!(stderr.contains("1 texts are empty: they are read as [CLS] [SEP]"), "{stderr}");
     let vectors = json_vectors(&dir.path().join("out.jsonl"));
     assert_eq!(vectors.len(), 3);
@@ -162,7 +168,11 @@ fn embed_refuses_what_it_cannot_do_and_leaves_the_old_file() {
     assert_eq!(bert(dir.path(), &embed(&["--pooling", "median"])).status.code(), Some(2));
     assert_eq!(fs::read(dir.path().join("out.jsonl")).unwrap(), b"old");
     let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
-    assert_eq!(names.filter(|name| name.to_string_lossy().starts_with('.')).count(), 0, "nothing stays behind");
+    assert_eq!(
+        names.filter(|name| name.to_string_lossy().starts_with('.')).count(),
+        0,
+        "nothing stays behind"
+    );
 }
 
 #[test]
@@ -235,7 +245,9 @@ fn minilm_gives_the_cosines_of_transformers() {
     let pairs = expected.map(|(left, right, _)| format!("{}\t{}\n", texts[left], texts[right]));
     fs::write(dir.path().join("pairs.tsv"), pairs.concat()).unwrap();
     let pairs = dir.path().join("pairs.tsv");
-    for (cosine, (left, right, expected)) in cosines(&model, pairs.to_str().unwrap(), "mean").iter().zip(expected) {
+    for (cosine, (left, right, expected)) in
+        cosines(&model, pairs.to_str().unwrap(), "mean").iter().zip(expected)
+    {
         // Half a unit of the last digit is how the expected values are rounded.
         assert!((cosine - expected).abs() < 1e-4, "{left}, {right}: expected {expected}, got {cosine}");
     }
@@ -256,5 +268,10 @@ fn mean_pooling_ranks_paraphrases_above_unrelated_sentences() {
 fn a_model_without_a_head_for_masked_tokens_cannot_guess() {
     let Some(model) = minilm() else { return };
     let dir = tempfile::tempdir().unwrap();
-    fails(dir.path(), &["fill-mask", "--model", &model, "a [MASK]"], 2, &["no head for masked tokens", "bert embed"]);
+    fails(
+        dir.path(),
+        &["fill-mask", "--model", &model, "a [MASK]"],
+        2,
+        &["no head for masked tokens", "bert embed"],
+    );
 }
