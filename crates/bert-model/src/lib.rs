@@ -36,6 +36,7 @@ mod ops;
 mod parameters;
 mod pooling;
 mod pretrain;
+mod sentence;
 #[cfg(test)]
 mod test_support;
 

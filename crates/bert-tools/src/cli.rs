@@ -2,9 +2,21 @@
 //!
 //! Owns the arguments and their help. Opens no file.
 
+mod vectors;
+
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{RangedU64ValueParser, TypedValueParser},
+};
+
+pub use vectors::{EmbedArguments, SentenceModel, SimilarityArguments};
+
+/// Parses a count of at least one.
+fn at_least_one() -> impl TypedValueParser<Value = usize> {
+    RangedU64ValueParser::<usize>::new().range(1..)
+}
 
 /// Vocabularies, shards, checkpoints, predictions and reports for bert-train.
 ///
@@ -32,6 +44,10 @@ pub enum Command {
     Audit(AuditArguments),
     /// Guesses for `[MASK]` in a text.
     FillMask(FillMaskArguments),
+    /// Sentence vectors of texts, to a file.
+    Embed(EmbedArguments),
+    /// How alike two texts are: the cosine of their sentence vectors.
+    Similarity(SimilarityArguments),
     /// The class of new texts, by a fine-tuned model.
     Classify(ClassifyArguments),
     /// Weights of other formats to a model folder; larger vocabularies.
@@ -212,8 +228,11 @@ pub struct FillMaskArguments {
     #[arg(long, value_name = "true|false")]
     pub lowercase: Option<bool>,
     /// Guesses to print for each `[MASK]`.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, visible_alias = "top-k", default_value_t = 5, value_name = "N", value_parser = at_least_one())]
     pub top: usize,
+    /// One JSON object per text instead of lines for people.
+    #[arg(long)]
+    pub json: bool,
     /// Instead of a text: this many sentences that the run has never trained on, with one token masked in each.
     #[arg(long, value_name = "N", requires = "run", conflicts_with = "text")]
     pub held_out: Option<usize>,

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use bert_random::{Key, Purpose};
 use bert_train::config::{self, Config};
+use serde_json::{Value, json};
 
 use crate::{
     checkpoint::newest_of,
@@ -35,9 +36,14 @@ pub fn run(arguments: &FillMaskArguments) -> anyhow::Result<()> {
 fn fill_texts(model: &Path, arguments: &FillMaskArguments) -> anyhow::Result<()> {
     let predictor = Predictor::load(model, arguments.lowercase)?;
     for text in &arguments.text {
-        let ids = predictor.encode(text)?;
+        let guesses = predictor.guesses(&predictor.encode(text)?, arguments.top)?;
+        if arguments.json {
+            let masks: Vec<Value> = guesses.iter().map(|guesses| as_json(guesses)).collect();
+            line(json!({ "text": text, "masks": masks }).to_string());
+            continue;
+        }
         line(text);
-        for (idx, guesses) in predictor.guesses(&ids, arguments.top)?.iter().enumerate() {
+        for (idx, guesses) in guesses.iter().enumerate() {
             line(format!("  {MASK} {}: {}", idx + 1, describe(guesses)));
         }
     }
@@ -60,6 +66,11 @@ fn fill_held_out(run: &Path, num_sentences: usize, arguments: &FillMaskArguments
         ids[masked_idx + 1] = special.mask;
         let guesses = predictor.guesses(&ids, arguments.top)?.pop().unwrap_or_default();
         let truth = predictor.token(sentence[masked_idx]);
+        if arguments.json {
+            let text = predictor.text(&ids[1..ids.len() - 1]);
+            line(json!({ "text": text, "truth": truth, "masks": [as_json(&guesses)] }).to_string());
+            continue;
+        }
         line(predictor.text(&ids[1..ids.len() - 1]));
         line(format!("  {MASK} was `{truth}`: {}", describe(&guesses)));
     }
@@ -80,6 +91,11 @@ fn describe(guesses: &[Guess]) -> String {
     let parts: Vec<String> =
         guesses.iter().map(|guess| format!("{} {}", guess.token, percent(guess.probability))).collect();
     parts.join(", ")
+}
+
+/// The guesses for one masked place, best first.
+fn as_json(guesses: &[Guess]) -> Value {
+    guesses.iter().map(|guess| json!({ "token": guess.token, "probability": guess.probability })).collect()
 }
 
 #[cfg(test)]

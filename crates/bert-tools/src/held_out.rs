@@ -29,51 +29,96 @@ pub fn sentences(
     tokenizer: &Tokenizer,
     num_sentences: usize,
 ) -> anyhow::Result<Vec<Vec<u32>>> {
-    let corpus = Corpus::open(&config.data.shards, Verify::Hashes)?;
-    corpus.check_tokenizer(tokenizer)?;
-    let data = PretrainData::new(Arc::new(corpus), data_settings::pretrain_data(config))?;
-    let ids_of =
-        |words: &[&str]| words.iter().filter_map(|word| tokenizer.token_to_id(word)).collect::<Vec<u32>>();
-    let (ends, closers) = (ids_of(&ENDS), ids_of(&CLOSERS));
+    let marks = Marks::of(tokenizer);
     let mut found: Vec<Vec<u32>> = Vec::new();
-    // Samples from all over the held-out text, not neighbours of its beginning.
-    let num_samples = data.num_eval_samples();
-    let stride = (num_samples / num_sentences.max(1) as u64).max(1);
-    let spread = (0..stride).flat_map(|start| (start..num_samples).step_by(stride as usize));
-    for sample_idx in spread {
+    for row in rows(config, tokenizer, num_sentences)? {
         if found.len() == num_sentences {
             break;
         }
-        let row = data.eval_sample(sample_idx)?.original_ids;
-        let sentence = first_sentence(&row, tokenizer, &ends, &closers);
+        let row = row?;
+        let mut segments = row.split(|id| tokenizer.special_ids().contains(id));
+        let sentence = segments.find_map(|segment| whole_sentences(segment, &marks).flatten().next());
         found.extend(sentence.filter(|sentence| !found.contains(sentence)));
     }
-    if found.len() < num_sentences {
-        let message = format!(
-            "the run holds out only {} sentences of {MIN_TOKENS} to {MAX_TOKENS} tokens",
-            found.len()
-        );
+    enough(found, num_sentences, "sentences")
+}
+
+/// Token ids of `num_pairs` pairs of sentences that follow each other, each pair from another held-out sample.
+///
+/// # Errors
+///
+/// As [`sentences`].
+pub fn adjacent_pairs(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    num_pairs: usize,
+) -> anyhow::Result<Vec<[Vec<u32>; 2]>> {
+    let marks = Marks::of(tokenizer);
+    let mut found: Vec<[Vec<u32>; 2]> = Vec::new();
+    for row in rows(config, tokenizer, num_pairs)? {
+        if found.len() == num_pairs {
+            break;
+        }
+        let row = row?;
+        let mut segments = row.split(|id| tokenizer.special_ids().contains(id));
+        let pair = segments.find_map(|segment| {
+            let sentences: Vec<_> = whole_sentences(segment, &marks).collect();
+            sentences.windows(2).find_map(|two| Some([two[0].clone()?, two[1].clone()?]))
+        });
+        found.extend(pair.filter(|pair| !found.contains(pair)));
+    }
+    enough(found, num_pairs, "pairs of adjacent sentences")
+}
+
+/// The held-out samples, those from all over the text first, not neighbours of its beginning.
+fn rows(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    num_wanted: usize,
+) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Vec<u32>>>> {
+    let corpus = Corpus::open(&config.data.shards, Verify::Hashes)?;
+    corpus.check_tokenizer(tokenizer)?;
+    let data = PretrainData::new(Arc::new(corpus), data_settings::pretrain_data(config))?;
+    let num_samples = data.num_eval_samples();
+    let stride = (num_samples / num_wanted.max(1) as u64).max(1);
+    let spread = (0..stride).flat_map(move |start| (start..num_samples).step_by(stride as usize));
+    Ok(spread.map(move |sample_idx| Ok(data.eval_sample(sample_idx)?.original_ids)))
+}
+
+fn enough<T>(found: Vec<T>, num_wanted: usize, what: &str) -> anyhow::Result<Vec<T>> {
+    if found.len() < num_wanted {
+        let message =
+            format!("the run holds out only {} {what} of {MIN_TOKENS} to {MAX_TOKENS} tokens", found.len());
         return Err(ToolError::Usage(message).into());
     }
     Ok(found)
 }
 
-/// The first whole sentence of a row: it begins after the end of another one.
-fn first_sentence(row: &[u32], tokenizer: &Tokenizer, ends: &[u32], closers: &[u32]) -> Option<Vec<u32>> {
-    let special_ids = tokenizer.special_ids();
-    row.split(|id| special_ids.contains(id)).find_map(|segment| whole_sentence(segment, ends, closers))
+/// Ids of the marks at the end of a sentence.
+struct Marks {
+    ends: Vec<u32>,
+    closers: Vec<u32>,
 }
 
-fn whole_sentence(segment: &[u32], ends: &[u32], closers: &[u32]) -> Option<Vec<u32>> {
-    let mut pieces = segment.split_inclusive(|id| ends.contains(id));
-    pieces.next()?;
-    pieces
-        .map(|piece| &piece[piece.iter().take_while(|id| closers.contains(id)).count()..])
-        .find(|piece| {
-            (MIN_TOKENS..=MAX_TOKENS).contains(&piece.len())
-                && piece.last().is_some_and(|id| ends.contains(id))
-        })
-        .map(<[u32]>::to_vec)
+impl Marks {
+    fn of(tokenizer: &Tokenizer) -> Self {
+        let ids_of = |words: &[&str]| {
+            words.iter().filter_map(|word| tokenizer.token_to_id(word)).collect::<Vec<u32>>()
+        };
+        Self { ends: ids_of(&ENDS), closers: ids_of(&CLOSERS) }
+    }
+}
+
+/// The pieces of a segment that begin after the end of another sentence; `None` for one that is not a whole sentence
+/// of a fitting length, so that neighbours in the list are neighbours in the text.
+fn whole_sentences(segment: &[u32], marks: &Marks) -> impl Iterator<Item = Option<Vec<u32>>> {
+    let pieces = segment.split_inclusive(|id| marks.ends.contains(id)).skip(1);
+    pieces.map(|piece| {
+        let num_closers = piece.iter().take_while(|id| marks.closers.contains(id)).count();
+        let piece = &piece[num_closers..];
+        let is_whole = piece.last().is_some_and(|id| marks.ends.contains(id));
+        (is_whole && (MIN_TOKENS..=MAX_TOKENS).contains(&piece.len())).then(|| piece.to_vec())
+    })
 }
 
 #[cfg(test)]
@@ -82,11 +127,18 @@ mod tests {
 
     #[test]
     fn only_whole_sentences_count_and_closing_quotes_stay_behind() {
-        let (end, closer) = (90, 91);
-        let whole: Vec<u32> = (1..=11).chain([end]).collect();
-        let segment = [&[1, 2, 3, end, closer][..], &whole, &[4, 5]].concat();
-        assert_eq!(whole_sentence(&segment, &[end], &[closer]), Some(whole.clone()));
-        // The first piece may be the rest of a sentence, the last one the beginning of another.
-        assert_eq!(whole_sentence(&whole, &[end], &[closer]), None);
+        let marks = Marks { ends: vec![90], closers: vec![91] };
+        let whole: Vec<u32> = (1..=11).chain([90]).collect();
+        let of = |segment: &[u32]| whole_sentences(segment, &marks).collect::<Vec<_>>();
+        let segment = [&[1, 2, 3, 90, 91][..], &whole, &[4, 5]].concat();
+        assert_eq!(
+            of(&segment),
+            [Some(whole.clone()), None],
+            "the last piece may be the beginning of a sentence"
+        );
+        assert!(of(&whole).is_empty(), "the first piece may be the rest of a sentence");
+        // A short sentence between two others keeps them apart.
+        let segment = [&[1, 90][..], &whole, &[7, 90], &whole].concat();
+        assert_eq!(of(&segment), [Some(whole.clone()), None, Some(whole)]);
     }
 }

@@ -10,15 +10,23 @@ mod classify;
 mod cli;
 mod convert;
 mod corpus;
+mod embed;
 mod failure;
 mod fill_mask;
 mod google_pairs;
 mod held_out;
+mod model_folder;
 mod new_tokens;
+mod npy;
+mod output_file;
 mod predict;
 mod report;
+mod sentences;
 mod shards;
+mod similarity;
 mod table;
+mod text_input;
+mod text_progress;
 mod vocab;
 
 use std::process::ExitCode;
@@ -44,6 +52,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Shards(command) => shards::run(command),
         Command::Audit(arguments) => audit::run(&arguments),
         Command::FillMask(arguments) => fill_mask::run(&arguments),
+        Command::Embed(arguments) => embed::run(&arguments),
+        Command::Similarity(arguments) => similarity::run(&arguments),
         Command::Classify(arguments) => classify::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
         Command::Checkpoint(command) => checkpoint::run(command),

@@ -4,15 +4,16 @@
 
 use std::{fs, path::Path};
 
-use anyhow::Context;
 use bert_data::Tokenizer;
-use bert_model::{BackendKind, PretrainBatch, PretrainModel, hf};
+use bert_model::{PretrainBatch, PretrainModel};
 use serde_json::Value;
 
-use crate::failure::ToolError;
+use crate::{failure::ToolError, model_folder::ModelFolder};
 
 /// How a masked place is written in text.
 pub const MASK: &str = "[MASK]";
+/// What the names of the head for masked tokens begin with.
+const MLM_HEAD: &str = "cls.predictions.";
 
 /// A token that could stand at a masked place.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,23 +35,18 @@ impl Predictor {
     ///
     /// # Errors
     ///
-    /// If the folder is not a model, or its vocabulary does not fit the model.
+    /// If the folder is not a model, has no head for masked tokens, or its vocabulary does not fit the model.
     pub fn load(folder: &Path, lowercase: Option<bool>) -> anyhow::Result<Self> {
-        let step = || format!("cannot load the model in `{}`", folder.display());
-        let (config, buckets) = hf::load_folder(folder).with_context(step)?;
-        let lowercase = lowercase.unwrap_or_else(|| recorded_lowercase(folder));
-        let tokenizer = Tokenizer::from_vocab_file(folder, lowercase)?;
-        if tokenizer.vocab_size() > config.vocab_size {
+        let loaded = ModelFolder::load(folder, lowercase)?;
+        if loaded.lacks(MLM_HEAD) {
             let message = format!(
-                "the vocabulary in `{}` has {} entries, the model only {}",
-                folder.display(),
-                tokenizer.vocab_size(),
-                config.vocab_size
+                "the model in `{}` has no head for masked tokens (no `{MLM_HEAD}*`), so it cannot guess; \
+                 `bert embed` makes sentence vectors with it",
+                folder.display()
             );
-            return Err(ToolError::Damaged(message).into());
+            return Err(ToolError::Usage(message).into());
         }
-        let model = PretrainModel::from_buckets(&config, &buckets, BackendKind::Flex)?;
-        Ok(Self { model, tokenizer })
+        Ok(Self { model: loaded.model, tokenizer: loaded.tokenizer })
     }
 
     /// The tokenizer of the model.

@@ -8,6 +8,12 @@ pub fn line(text: impl AsRef<str>) {
     println!("{}", text.as_ref());
 }
 
+/// Prints a warning beside the results.
+#[expect(clippy::print_stderr, reason = "what was not read must be seen, and must not mix with the results")]
+pub fn warn(text: impl AsRef<str>) {
+    eprintln!("warning: {}", text.as_ref());
+}
+
 /// Prints a name and its value in two columns.
 pub fn row(name: &str, value: impl AsRef<str>) {
     line(format!("{name:<22}{}", value.as_ref()));

@@ -1,6 +1,9 @@
 //! The tool `bert` as a process: what it prints, and its exit codes.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail and talk in the shortest way")]
 
+#[path = "tool/vectors.rs"]
+mod vectors;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -9,6 +12,7 @@ use std::{
 
 use bert_model::{HiddenAct, ModelConfig, ParameterLayout, hf, initial_bucket};
 use bert_random::{Key, Purpose};
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// Twelve documents of a few sentences, the first lines of two Chinese classics among them.
@@ -285,6 +289,35 @@ fn fill_mask_prints_the_guesses_of_every_mask() {
     assert_eq!(lines[0], text);
     assert!(lines[1].starts_with("  [MASK] 1: ") && lines[2].starts_with("  [MASK] 2: "), "{printed}");
     assert_eq!(lines[1].matches('%').count(), 3, "{printed}");
+}
+
+#[test]
+fn fill_mask_writes_the_same_guesses_as_json() {
+    let dir = folder_with_vocabulary();
+    write_model(&dir.path().join("model"), &dir.path().join("vocab.txt"), 5);
+    let texts = ["话说[MASK]下大势，分久必[MASK]。", "[MASK]"];
+    let arguments = ["fill-mask", "--model", "model", "--top-k", "2", texts[0], texts[1]];
+    let printed = succeeds(dir.path(), &arguments);
+    let json = succeeds(dir.path(), &[&arguments[..], &["--json"]].concat());
+    let objects: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(objects.len(), 2);
+    let mut masks = Vec::new();
+    for (object, text) in objects.iter().zip(texts) {
+        assert_eq!(object["text"], text);
+        masks.extend(object["masks"].as_array().unwrap().clone());
+    }
+    let guesses: Vec<&str> = printed.lines().filter(|line| line.starts_with("  [MASK]")).collect();
+    assert_eq!(guesses.len(), 3, "{printed}");
+    for (line, mask) in guesses.iter().zip(&masks) {
+        assert_eq!(mask.as_array().unwrap().len(), 2);
+        let best = &mask[0];
+        let expected = format!(
+            ": {} {:.1} %,",
+            best["token"].as_str().unwrap(),
+            best["probability"].as_f64().unwrap() * 100.0
+        );
+        assert!(line.contains(&expected), "expected `{expected}` in `{line}`");
+    }
 }
 
 #[test]
