@@ -10,6 +10,7 @@
 # finished one is only reported. Training takes six to nine minutes on two cores; building the first time about ten.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/libtorch.sh"
 
 fresh=no
 num_ranks=2
@@ -41,7 +42,10 @@ phase() {
   phase_seconds+=($((SECONDS - start)))
 }
 
-build() { cargo build --release --package bert-train --package bert-tools; }
+build() {
+  libtorch_features
+  cargo build --release --package bert-train --package bert-tools ${features[@]+"${features[@]}"}
+}
 
 train_vocabulary() {
   if [ -s data/demo/vocab.txt ]; then

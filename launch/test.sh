@@ -7,8 +7,13 @@
 # `cargo test` where nextest is not installed, and then the examples in the documentation. A test that cannot run here
 # prints a line that starts with `skipped:` and is counted as skipped, not as passed. The whole output is kept in
 # <target>/test.log. Exits 0 only if nothing failed.
+#
+# Where libtorch is assembled (launch/setup.sh --libtorch) everything is built with it, once: tests that build a model run on
+# both backends, and those that start the program run again with device.backend = "libtorch". Elsewhere that counts as
+# one skipped test.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/libtorch.sh"
 
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
 
@@ -41,15 +46,45 @@ add_counts() {
 }
 
 : >"$log"
-if cargo nextest --version >/dev/null 2>&1; then
-  run cargo nextest run --release --workspace --no-fail-fast --no-tests pass --color never --success-output immediate "$@"
-  add_counts "$(grep -aE '^ +Summary ' "$log.part" | tail -n 1 || true)" skipped
+libtorch_features
+# `set -u` of older bash takes an empty array for an unset one.
+with=(--release --workspace ${features[@]+"${features[@]}"})
+has_nextest=no
+if cargo nextest --version >/dev/null 2>&1; then has_nextest=yes; else say "cargo-nextest is not installed; using cargo test"; fi
+
+# all_tests FILTER ...: every test, on each compiled backend where it builds a model.
+all_tests() {
+  if [ "$has_nextest" = yes ]; then
+    run cargo nextest run "${with[@]}" --no-fail-fast --no-tests pass --color never --success-output immediate "$@"
+    add_counts "$(grep -aE '^ +Summary ' "$log.part" | tail -n 1 || true)" skipped
+  else
+    run cargo test "${with[@]}" --no-fail-fast --lib --bins --tests "$@" -- --show-output
+    add_counts "$(grep -aE '^test result: ' "$log.part" || true)" ignored
+  fi
+}
+
+# program_tests FILTER ...: the tests that start the program, once more, on the backend BERT_TRAIN_TEST_BACKEND.
+program_tests() {
+  if [ "$has_nextest" = yes ]; then
+    # Tests that the selection leaves out have been counted before.
+    run cargo nextest run "${with[@]}" --no-fail-fast --no-tests pass --color never --success-output immediate \
+      --filterset 'package(bert-train) & kind(test)' "$@"
+    add_counts "$(grep -aE '^ +Summary ' "$log.part" | tail -n 1 || true)" 'filtered out'
+  else
+    run cargo test "${with[@]}" --no-fail-fast --test single --test parallel "$@" -- --show-output
+    add_counts "$(grep -aE '^test result: ' "$log.part" || true)" ignored
+  fi
+}
+
+all_tests "$@"
+if has_libtorch; then
+  say "the tests that start the program, with device.backend = \"libtorch\""
+  BERT_TRAIN_TEST_BACKEND=libtorch program_tests "$@"
 else
-  say "cargo-nextest is not installed; using cargo test"
-  run cargo test --release --workspace --no-fail-fast --lib --bins --tests "$@" -- --show-output
-  add_counts "$(grep -aE '^test result: ' "$log.part" || true)" ignored
+  echo "skipped: the backend libtorch; launch/setup.sh --libtorch assembles it" >>"$log"
+  skipped=$((skipped + 1))
 fi
-run cargo test --release --workspace --doc --no-fail-fast "$@"
+run cargo test "${with[@]}" --doc --no-fail-fast "$@"
 add_counts "$(grep -aE '^test result: ' "$log.part" || true)" ignored
 rm -f "$log.part"
 

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command};
 
-use crate::support::{BERT_TRAIN, Workspace, process::run};
+use crate::support::{BERT_TRAIN, Workspace, backend, process::run};
 
 #[test]
 fn print_config_prints_the_effective_configuration() {
@@ -15,6 +15,7 @@ fn print_config_prints_the_effective_configuration() {
         toml::from_str(&fs::read_to_string(workspace.path("tiny.toml")).unwrap()).unwrap();
     expected["run"]["name"] = "printed".into();
     expected["run"]["seed"] = 99.into();
+    expected["device"]["backend"] = backend().into();
     assert_eq!(printed, expected);
     assert!(!workspace.path("runs").exists(), "printing writes nothing");
 }
@@ -29,7 +30,14 @@ fn dry_run_tells_the_plan_and_trains_nothing() {
     {
         assert!(finished.stdout.contains(part), "{part:?} is not in:\n{}", finished.stdout);
     }
+    assert!(finished.stdout.contains("corpus.txt x 1: unknown before"), "{}", finished.stdout);
     assert!(!workspace.path("runs").exists());
+    let twice = "data.sources=[{ path = \"corpus.txt\", weight = 2.0 }]";
+    run(workspace.solo("trained", &["schedule.total_steps=1", twice])).expect_code(0);
+    let mut command = workspace.solo("planned", &[twice]);
+    command.arg("--dry-run");
+    let finished = run(command).expect_code(0);
+    assert!(finished.stdout.contains("60 documents, 120.0 readings per epoch"), "{}", finished.stdout);
 }
 
 #[test]

@@ -56,7 +56,11 @@ fn text_that_is_not_utf8() {
     let mut bytes = fs::read(workspace.path("corpus.txt")).unwrap();
     bytes[100] = 0xff;
     fs::write(workspace.path("corpus.txt"), bytes).unwrap();
-    check_refused(&workspace, &[], 3, &["corpus.txt", "UTF-8"]);
+    check_refused(&workspace, &[], 3, &["corpus.txt", "UTF-8", "offset 99"]);
+    let lenient = ["data.strict=false", "schedule.total_steps=1"];
+    let finished = run(workspace.solo("lenient", &lenient)).expect_code(0);
+    assert!(finished.stderr.contains("1 lines are not UTF-8"), "{}", finished.stderr);
+    check_refused(&workspace, &[], 3, &["number of invalid lines"]);
 }
 
 #[test]
@@ -124,4 +128,30 @@ fn shards_of_another_text() {
     run(workspace.solo("refused", &["schedule.total_steps=1"])).expect_code(0);
     fs::write(workspace.path("corpus.txt"), text::corpus(61)).unwrap();
     check_refused(&workspace, &["schedule.total_steps=1"], 3, &["shards"]);
+}
+
+#[test]
+fn damaged_shards() {
+    let workspace = Workspace::new();
+    run(workspace.solo("refused", &["schedule.total_steps=1"])).expect_code(0);
+    for name in ["shard-00000.bin", "shard-00000.idx", "shard-00000.words", "manifest.json"] {
+        let file = workspace.path("shards").join(name);
+        let intact = fs::read(&file).unwrap();
+        flip_bit(&file);
+        check_refused(&workspace, &["schedule.total_steps=1"], 3, &[name, "expected", "--rebuild"]);
+        fs::remove_file(&file).unwrap();
+        check_refused(&workspace, &["schedule.total_steps=1"], 3, &[name]);
+        fs::write(&file, intact).unwrap();
+    }
+}
+
+#[test]
+fn shards_of_another_tokenizer() {
+    let workspace = Workspace::new();
+    run(workspace.solo("refused", &["schedule.total_steps=1"])).expect_code(0);
+    let path = workspace.path("vocab.txt");
+    let grown = fs::read_to_string(&path).unwrap() + "zzz\n";
+    fs::write(&path, grown).unwrap();
+    let fresh = ["schedule.total_steps=1", "run.name=other"];
+    check_refused(&workspace, &fresh, 3, &["shards", "another tokenizer", "--rebuild"]);
 }

@@ -7,7 +7,7 @@ pub mod process;
 pub mod text;
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -23,6 +23,11 @@ pub const BERT_TRAIN: &str = env!("CARGO_BIN_EXE_bert-train");
 
 /// Sequences and slots of a step: 8 slots of 2 rows, so 1, 2, 4 and 8 ranks share them.
 const TINY: &str = include_str!("tiny.toml");
+
+/// The backend that this run of the tests is about: `BERT_TRAIN_TEST_BACKEND`, or the one of every build.
+pub fn backend() -> String {
+    env::var("BERT_TRAIN_TEST_BACKEND").unwrap_or_else(|_| "flex".to_string())
+}
 
 /// A folder with a corpus, a vocabulary and a configuration; deleted at the end of the test.
 pub struct Workspace {
@@ -67,6 +72,7 @@ impl Workspace {
     pub fn add_arguments(&self, command: &mut Command, name: &str, overrides: &[&str]) {
         command.current_dir(self.dir.path()).arg("tiny.toml");
         command.args(["--set", &format!("run.name={name}")]);
+        command.args(["--set", &format!("device.backend={}", backend())]);
         for value in overrides {
             command.args(["--set", value]);
         }

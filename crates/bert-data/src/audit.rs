@@ -19,7 +19,7 @@ pub use statistics::ChiSquare;
 use crate::config::PretrainDataConfig;
 use crate::corpus::Corpus;
 use crate::error::DataError;
-use crate::pretrain::PretrainData;
+use crate::pretrain::{PretrainData, SourceFigures};
 use crate::text::TextSources;
 use crate::tokenizer::Tokenizer;
 use serde::Serialize;
@@ -40,6 +40,8 @@ pub struct AuditReport {
     pub checks: Vec<Check>,
     /// Figures of the text.
     pub corpus: CorpusFigures,
+    /// The sources with their weights in the first epoch; empty if the corpus gives no samples.
+    pub sources: Vec<SourceFigures>,
     /// Figures of the samples; absent if the corpus gives none under these settings.
     pub samples: Option<SampleFigures>,
 }
@@ -85,6 +87,7 @@ pub fn audit(
         }
         Err(error) => return Err(error),
     };
+    let sources = data.as_ref().map(|data| data.sources(0)).transpose()?.unwrap_or_default();
     let samples = data.map(|data| sample_pass::measure(&data, num_samples)).transpose()?;
     if let Some(samples) = &samples {
         all.extend(checks::of_samples(samples, config));
@@ -96,6 +99,7 @@ pub fn audit(
         sentence_objective: config.objective.name(),
         checks: all,
         corpus: figures,
+        sources,
         samples,
     })
 }

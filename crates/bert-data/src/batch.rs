@@ -68,34 +68,71 @@ pub struct MicroBatch {
     pub sample_idxs: Vec<u64>,
 }
 
+/// One row on its way into a micro-batch; the slices are those of [`Sample`].
+pub(crate) struct RowParts<'a> {
+    pub(crate) epoch: u64,
+    pub(crate) sample_idx: u64,
+    pub(crate) input_ids: &'a [u32],
+    pub(crate) token_type_ids: &'a [u8],
+    pub(crate) mlm_positions: &'a [u32],
+    pub(crate) mlm_labels: &'a [u32],
+    pub(crate) nsp_label: Option<u8>,
+}
+
 impl MicroBatch {
-    /// Puts samples into rows.
-    pub(crate) fn new(step: u64, slot: usize, samples: &[Sample], max_seq_length: usize, pad: u32) -> Self {
-        let longest = samples.iter().map(|sample| sample.input_ids.len()).max().unwrap_or(0);
-        let row_len = longest.next_multiple_of(8).min(max_seq_length);
-        let num_rows = samples.len();
-        let mut batch = Self {
+    /// A micro-batch for `max_rows` rows of at most `max_seq_length` tokens, still without rows.
+    pub(crate) fn start(step: u64, slot: usize, max_rows: usize, max_seq_length: usize) -> Self {
+        Self {
             step,
             slot,
-            epoch: samples.first().map_or(0, |sample| sample.epoch),
-            num_rows,
-            row_len,
-            input_ids: vec![pad; num_rows * row_len],
-            token_type_ids: vec![0; num_rows * row_len],
+            row_len: max_seq_length,
+            input_ids: Vec::with_capacity(max_rows * max_seq_length),
+            token_type_ids: Vec::with_capacity(max_rows * max_seq_length),
+            lengths: Vec::with_capacity(max_rows),
+            sample_idxs: Vec::with_capacity(max_rows),
             ..Self::default()
-        };
-        for (row, sample) in samples.iter().enumerate() {
-            let start = row * row_len;
-            let end = start + sample.input_ids.len();
-            batch.input_ids[start..end].copy_from_slice(&sample.input_ids);
-            batch.token_type_ids[start..end].copy_from_slice(&sample.token_type_ids);
-            batch.lengths.push(sample.input_ids.len() as u32);
-            batch.mlm_positions.extend(sample.mlm_positions.iter().map(|position| start as u32 + position));
-            batch.mlm_labels.extend(&sample.mlm_labels);
-            batch.nsp_labels.extend(sample.nsp_label);
-            batch.sample_idxs.push(sample.sample_idx);
         }
-        batch
+    }
+
+    /// Appends a row.
+    pub(crate) fn push(&mut self, row: &RowParts, pad: u32) {
+        if self.num_rows == 0 {
+            self.epoch = row.epoch;
+        }
+        let start = self.num_rows * self.row_len;
+        self.num_rows += 1;
+        let end = self.num_rows * self.row_len;
+        self.input_ids.extend_from_slice(row.input_ids);
+        self.input_ids.resize(end, pad);
+        self.token_type_ids.extend_from_slice(row.token_type_ids);
+        self.token_type_ids.resize(end, 0);
+        self.lengths.push(row.input_ids.len() as u32);
+        self.mlm_positions.extend(row.mlm_positions.iter().map(|position| start as u32 + position));
+        self.mlm_labels.extend_from_slice(row.mlm_labels);
+        self.nsp_labels.extend(row.nsp_label);
+        self.sample_idxs.push(row.sample_idx);
+    }
+
+    /// Takes away the columns that are padding in every row, up to a multiple of 8.
+    pub(crate) fn finish(mut self) -> Self {
+        let longest = self.lengths.iter().copied().max().unwrap_or(0) as usize;
+        let (old_len, row_len) = (self.row_len, longest.next_multiple_of(8).min(self.row_len));
+        if row_len == old_len {
+            return self;
+        }
+        for row in 0..self.num_rows {
+            let old = row * old_len..row * old_len + row_len;
+            self.input_ids.copy_within(old.clone(), row * row_len);
+            self.token_type_ids.copy_within(old, row * row_len);
+        }
+        self.input_ids.truncate(self.num_rows * row_len);
+        self.token_type_ids.truncate(self.num_rows * row_len);
+        for position in &mut self.mlm_positions {
+            let (row, column) = (*position as usize / old_len, *position as usize % old_len);
+            *position = (row * row_len + column) as u32;
+        }
+        self.row_len = row_len;
+        self
     }
 
     /// Tokens without padding.
@@ -106,5 +143,56 @@ impl MicroBatch {
     /// Masked tokens.
     pub fn num_masked(&self) -> usize {
         self.mlm_positions.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of these lengths with their first and last token masked.
+    fn batch(lengths: &[u32], max_seq_length: usize) -> MicroBatch {
+        let mut batch = MicroBatch::start(3, 1, lengths.len(), max_seq_length);
+        for (&length, sample_idx) in lengths.iter().zip(70..) {
+            let ids: Vec<u32> = (0..length).map(|column| 100 * (1 + sample_idx as u32) + column).collect();
+            let (positions, labels) = ([0, length - 1], [ids[0], ids[ids.len() - 1]]);
+            let parts = RowParts {
+                epoch: sample_idx - 70,
+                sample_idx,
+                input_ids: &ids,
+                token_type_ids: &vec![1; ids.len()],
+                mlm_positions: &positions,
+                mlm_labels: &labels,
+                nsp_label: Some(0),
+            };
+            batch.push(&parts, 9);
+        }
+        batch.finish()
+    }
+
+    #[test]
+    fn rows_are_as_long_as_the_longest_rounded_up_and_positions_point_at_their_labels() {
+        for (lengths, max_seq_length, row_len) in
+            [(vec![5, 11, 2], 64, 16), (vec![8], 64, 8), (vec![5, 64], 64, 64), (vec![13, 4], 13, 13)]
+        {
+            let batch = batch(&lengths, max_seq_length);
+            assert_eq!((batch.num_rows, batch.row_len, batch.epoch), (lengths.len(), row_len, 0));
+            assert_eq!(batch.lengths, lengths);
+            assert_eq!(batch.input_ids.len(), lengths.len() * row_len);
+            assert_eq!(batch.token_type_ids.len(), lengths.len() * row_len);
+            for (row, &length) in lengths.iter().enumerate() {
+                let ids = &batch.input_ids[row * row_len..(row + 1) * row_len];
+                let types = &batch.token_type_ids[row * row_len..(row + 1) * row_len];
+                for column in 0..row_len {
+                    let is_real = column < length as usize;
+                    let id = if is_real { 100 * (71 + row as u32) + column as u32 } else { 9 };
+                    assert_eq!((ids[column], types[column]), (id, u8::from(is_real)), "{row} {column}");
+                }
+            }
+            let at_positions: Vec<u32> =
+                batch.mlm_positions.iter().map(|&position| batch.input_ids[position as usize]).collect();
+            assert_eq!(at_positions, batch.mlm_labels);
+            assert_eq!(batch.num_masked(), 2 * lengths.len());
+        }
     }
 }

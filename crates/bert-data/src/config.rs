@@ -135,6 +135,9 @@ pub struct PretrainDataConfig {
     pub objective: SentenceObjective,
     /// Masking.
     pub masking: MaskingConfig,
+    /// How often each source is read in an epoch, in millionths at the finest, up to [`crate::MAX_SOURCE_WEIGHT`].
+    /// Empty: all of them once.
+    pub source_weights: Vec<f64>,
     /// The order of the samples of an epoch.
     pub order: SampleOrder,
     /// Rows per step over all ranks.

@@ -1,13 +1,16 @@
 //! An opened shard folder: documents, sentence lengths and tokens by position.
 //!
-//! Keeps one number per shard in memory; everything else is read where it is needed. Knows nothing of
-//! samples.
+//! Keeps one number per shard in memory, and the indices of the first shards up to a fixed number of bytes; everything
+//! else is read where it is needed. Knows nothing of samples.
 
 use crate::error::DataError;
 use crate::shards::{Manifest, Shard, Verify, check_files};
 use crate::tokenizer::Tokenizer;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+/// Bytes of indices and word starts kept in memory: those of about 150 million tokens.
+const INDEX_BYTES_KEPT: u64 = 32 << 20;
 
 /// A corpus of tokenized documents. Cheap to share between threads.
 pub struct Corpus {
@@ -33,6 +36,14 @@ pub struct Document {
     pub sentence_lengths: Vec<u32>,
 }
 
+/// Where the tokens of a document lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    shard_idx: usize,
+    /// Index in the shard.
+    first_token: u64,
+}
+
 /// Sentence lengths of consecutive documents of one shard.
 pub(crate) struct DocumentRun {
     first_document: u64,
@@ -56,14 +67,21 @@ impl Corpus {
     ///
     /// [`DataError::Damaged`] names the file, what was expected and what was found; [`DataError::Io`].
     pub fn open(dir: &Path, verify: Verify) -> Result<Self, DataError> {
-        let manifest = Manifest::read(dir)?;
+        Self::open_with(dir, Manifest::read(dir)?, verify)
+    }
+
+    /// Opens the files that a manifest speaks of.
+    pub(crate) fn open_with(dir: &Path, manifest: Manifest, verify: Verify) -> Result<Self, DataError> {
         check_files(dir, &manifest, verify)?;
         let token_type = crate::shards::token_type(manifest.vocab_size);
         let mut shards = Vec::with_capacity(manifest.shards.len());
         let mut first_documents = vec![0];
         let mut num_documents = 0;
+        let mut index_bytes_left = INDEX_BYTES_KEPT;
         for record in &manifest.shards {
-            shards.push(Shard::open(dir, record, token_type)?);
+            let mut shard = Shard::open(dir, record, token_type)?;
+            index_bytes_left -= shard.keep_index(record, index_bytes_left)?;
+            shards.push(shard);
             num_documents += record.counts.num_documents;
             first_documents.push(num_documents);
         }
@@ -93,6 +111,20 @@ impl Corpus {
     /// Number of tokens.
     pub fn num_tokens(&self) -> u64 {
         self.manifest.counts.num_tokens
+    }
+
+    /// First document of each source, and at the end the number of documents.
+    pub fn source_borders(&self) -> Vec<u64> {
+        let by_source = &self.manifest.by_source;
+        if by_source.is_empty() {
+            return vec![0, self.num_documents()];
+        }
+        let mut first_shard = 0;
+        let ends = by_source.iter().map(|source| {
+            first_shard += source.num_shards as usize;
+            self.first_documents[first_shard]
+        });
+        std::iter::once(0).chain(ends).collect()
     }
 
     /// Refuses a tokenizer other than the one the shards were built with.
@@ -138,9 +170,33 @@ impl Corpus {
         ids: &mut Vec<u32>,
         word_starts: &mut Vec<bool>,
     ) -> Result<(), DataError> {
-        let shard = &self.shards[document.shard_idx];
-        let first = shard.first_token(document.first_sentence)?;
-        let range = first + tokens.start..first + tokens.end;
+        self.read_at(self.place_of(document)?, tokens, ids, word_starts)
+    }
+
+    /// Where the tokens of a document lie, without the lengths of its sentences.
+    pub(crate) fn place(&self, document: u64) -> Result<Place, DataError> {
+        let (shard_idx, local) = self.find(document);
+        let shard = &self.shards[shard_idx];
+        let first_sentence = shard.document_bounds(local..local + 1)?[0];
+        Ok(Place { shard_idx, first_token: shard.first_token(first_sentence)? })
+    }
+
+    /// The same of a document that was looked up.
+    pub(crate) fn place_of(&self, document: &Document) -> Result<Place, DataError> {
+        let Document { shard_idx, first_sentence, .. } = *document;
+        Ok(Place { shard_idx, first_token: self.shards[shard_idx].first_token(first_sentence)? })
+    }
+
+    /// [`Corpus::read_tokens`] of the document at a place.
+    pub(crate) fn read_at(
+        &self,
+        place: Place,
+        tokens: Range<u64>,
+        ids: &mut Vec<u32>,
+        word_starts: &mut Vec<bool>,
+    ) -> Result<(), DataError> {
+        let shard = &self.shards[place.shard_idx];
+        let range = place.first_token + tokens.start..place.first_token + tokens.end;
         shard.read_tokens(range.clone(), self.manifest.vocab_size, ids)?;
         shard.read_word_starts(range, word_starts)
     }
@@ -182,6 +238,11 @@ impl Corpus {
         let lengths = shard.sentence_lengths(first..borders[borders.len() - 1])?;
         let bounds = borders.iter().map(|border| (border - first) as usize).collect();
         Ok(DocumentRun { first_document: documents.start, bounds, lengths })
+    }
+
+    /// The end of the shard that a document is in, as a document index.
+    pub(crate) fn shard_end(&self, document: u64) -> u64 {
+        self.first_documents[self.find(document).0 + 1]
     }
 
     /// Reads everything about consecutive documents once, in runs, and forgets it: what follows finds it in the

@@ -56,7 +56,9 @@ pub enum DataError {
         got: String,
     },
     /// A byte of a text file is not UTF-8.
-    #[error("`{path}` is not UTF-8: invalid byte at offset {byte}; convert the file to UTF-8")]
+    #[error(
+        "`{path}` is not UTF-8: invalid byte at offset {byte}; convert the file to UTF-8, or read it without `strict` to have such bytes replaced"
+    )]
     InvalidUtf8 {
         /// The file.
         path: PathBuf,
@@ -76,7 +78,10 @@ pub enum DataError {
         got: String,
     },
     /// One line of text is too long to be a sentence.
-    #[error("`{path}`: the line at byte {byte} is longer than {limit} bytes; put one sentence on a line")]
+    #[error(
+        "`{path}`: the line at byte {byte} is longer than {limit} bytes; \
+         put one sentence (in .jsonl one document) on a line"
+    )]
     LineTooLong {
         /// The file.
         path: PathBuf,
@@ -127,7 +132,9 @@ pub enum DataError {
         got: String,
     },
     /// A file of a shard folder is not what its manifest or header promises.
-    #[error("`{path}` is damaged: {what}: expected {expected}, got {got}; build the shards again")]
+    #[error(
+        "`{path}` is damaged: {what}: expected {expected}, got {got}; build the shards again with `bert shards build --rebuild`"
+    )]
     Damaged {
         /// The damaged file.
         path: PathBuf,
@@ -141,7 +148,7 @@ pub enum DataError {
     /// Finished shards exist, made from other text, with another tokenizer or other settings.
     #[error(
         "shards in `{path}` were built with another {what}: expected {expected}, got {got}; \
-         delete the folder, name another one, or ask for a rebuild"
+         delete the folder, name another one, or replace it with `bert shards build --rebuild`"
     )]
     Stale {
         /// The shard folder.

@@ -22,6 +22,8 @@ mod corpus;
 mod describe;
 mod error;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod masking;
 mod pairs;
 mod plan;
@@ -45,7 +47,8 @@ pub use corpus::{Corpus, Document};
 pub use describe::describe_row;
 pub use error::{DataError, DataErrorKind};
 pub use files::FileRecord;
+pub use plan::MAX_SOURCE_WEIGHT;
 pub use prefetch::{Prefetcher, StepBatches};
-pub use pretrain::{EvalBaselines, PretrainData, SamplePosition};
+pub use pretrain::{EvalBaselines, PretrainData, SamplePosition, SourceFigures};
 pub use tokenizer::{EncodedLine, SPECIAL_TOKENS, SpecialIds, Tokenizer};
 pub use words::{Language, WordSegmenter};

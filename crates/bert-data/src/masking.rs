@@ -6,14 +6,16 @@
 //! budget.
 
 mod choose;
+mod fill;
 
 pub(crate) use choose::length_weights;
-pub use choose::span_weights;
+pub use choose::{ngram_preset, span_weights};
 
 use crate::config::{MaskingConfig, ReplaceUnit};
 use crate::error::DataError;
 use crate::tokenizer::SpecialIds;
 use bert_random::{Key, Stream};
+pub(crate) use choose::Choice;
 use choose::Chooser;
 
 /// What a chosen token was replaced by.
@@ -53,6 +55,18 @@ pub struct Masked {
     pub replacements: Vec<Replacement>,
     /// The units behind the positions, ascending.
     pub units: Vec<MaskedUnit>,
+}
+
+impl Masked {
+    /// The tokens before any is masked.
+    fn start(&mut self, tokens: &[u32]) {
+        self.input_ids.clear();
+        self.input_ids.extend_from_slice(tokens);
+        self.positions.clear();
+        self.labels.clear();
+        self.replacements.clear();
+        self.units.clear();
+    }
 }
 
 /// Masks sequences under fixed settings.
@@ -100,13 +114,27 @@ impl Masker {
     ///
     /// `word_starts` has one entry per token. A token behind a special one starts a word in any case.
     pub fn mask(&self, tokens: &[u32], word_starts: &[bool], key: Key) -> Masked {
+        let mut masked = Masked::default();
+        self.mask_into(tokens, word_starts, key, &mut Choice::default(), &mut masked);
+        masked
+    }
+
+    /// [`Masker::mask`] into memory that is used again; what was there before does not matter.
+    pub(crate) fn mask_into(
+        &self,
+        tokens: &[u32],
+        word_starts: &[bool],
+        key: Key,
+        choice: &mut Choice,
+        masked: &mut Masked,
+    ) {
         assert_eq!(tokens.len(), word_starts.len(), "one word start per token");
-        let words = self.chooser.words(tokens, word_starts, &self.is_special, self.special.unk);
-        let mut units = self.chooser.choose(&words, self.budget(tokens.len()), &mut key.with(0).stream());
-        units.sort_unstable_by_key(|unit| unit.start);
-        let mut masked = Masked { input_ids: tokens.to_vec(), ..Masked::default() };
+        masked.start(tokens);
+        self.chooser.words(tokens, word_starts, &self.is_special, self.special.unk, &mut choice.words);
+        self.chooser.choose(choice, self.budget(tokens.len()), &mut key.with(0).stream(), &mut masked.units);
+        masked.units.sort_unstable_by_key(|unit| unit.start);
         let mut stream = key.with(1).stream();
-        for unit in &units {
+        for unit in &masked.units {
             let of_unit = self.draw(&mut stream);
             let mut is_first = true;
             for (position, &token) in (unit.start..unit.end).zip(&tokens[unit.start..unit.end]) {
@@ -129,8 +157,6 @@ impl Masker {
                 masked.replacements.push(replacement);
             }
         }
-        masked.units = units;
-        masked
     }
 
     /// What a token, or a unit, is replaced by.

@@ -2,9 +2,9 @@
 //!
 //! Masks nothing. Everything drawn comes from the key of the sample.
 
-use crate::corpus::Document;
+use crate::corpus::{Document, Place};
 use crate::error::DataError;
-use crate::plan::{PlanContext, PlannedSample, Second, pieces};
+use crate::plan::{PlanContext, PlannedSample, Second, piece_ends};
 use crate::tokenizer::SpecialIds;
 use bert_random::{Key, Stream};
 use std::ops::Range;
@@ -24,40 +24,36 @@ pub(crate) struct Row {
 }
 
 /// One segment: a range of a document's tokens.
-struct Segment<'a> {
-    document: &'a Document,
+struct Segment {
+    place: Place,
     tokens: Range<u64>,
 }
 
-/// Builds the row of a planned sample.
+/// Puts a planned sample into `row`, whatever was there before.
 pub(crate) fn build_row(
     context: &PlanContext,
     sample: &PlannedSample,
     special: SpecialIds,
     key: Key,
-) -> Result<Row, DataError> {
+    row: &mut Row,
+) -> Result<(), DataError> {
     let mut stream = key.stream();
     let corpus = &context.corpus;
     let max_tokens = context.rules.max_tokens;
-    let own = corpus.document(sample.document)?;
-    let (first, rest) = (sample.chunk.first.clone(), sample.chunk.rest.clone());
-    let mut row = Row::default();
-    let partner;
+    let place = corpus.place(sample.document)?;
+    let own = |tokens: &Range<u64>| Segment { place, tokens: tokens.clone() };
+    let (first, rest) = (&sample.chunk.first, &sample.chunk.rest);
+    row.clear();
     let (mut a, mut b) = match sample.chunk.second {
-        Second::None => (Segment { document: &own, tokens: first }, None),
-        Second::Next => {
-            (Segment { document: &own, tokens: first }, Some(Segment { document: &own, tokens: rest }))
-        }
-        Second::Swapped => {
-            (Segment { document: &own, tokens: rest }, Some(Segment { document: &own, tokens: first }))
-        }
+        Second::None => (own(first), None),
+        Second::Next => (own(first), Some(own(rest))),
+        Second::Swapped => (own(rest), Some(own(first))),
         Second::Random { target_tokens, starts_inside } => {
             let other = context.partner(sample.document, &mut stream);
             row.other_document = Some(other);
-            partner = corpus.document(other)?;
+            let partner = corpus.document(other)?;
             let tokens = random_stretch(&partner, max_tokens, target_tokens, starts_inside, &mut stream);
-            let second = Segment { document: &partner, tokens };
-            (Segment { document: &own, tokens: first }, Some(second))
+            (own(first), Some(Segment { place: corpus.place_of(&partner)?, tokens }))
         }
     };
     row.label = match sample.chunk.second {
@@ -73,7 +69,7 @@ pub(crate) fn build_row(
     if let Some(b) = b {
         row.push_segment(context, &b, 1, special.sep)?;
     }
-    Ok(row)
+    Ok(())
 }
 
 /// Pieces of a document from a random one on, until there are `target_tokens` or the document ends.
@@ -84,15 +80,16 @@ fn random_stretch(
     starts_inside: bool,
     stream: &mut Stream,
 ) -> Range<u64> {
-    let pieces = pieces(&document.sentence_lengths, max_tokens);
-    let mut idx = stream.below(pieces.len() as u64) as usize;
-    let piece_len = pieces[idx].end - pieces[idx].start;
+    let ends = piece_ends(&document.sentence_lengths, max_tokens);
+    let mut idx = stream.below(ends.len() as u64) as usize;
+    let piece_start = if idx == 0 { 0 } else { ends[idx - 1] };
+    let piece_len = ends[idx] - piece_start;
     let skipped = if starts_inside && piece_len > 1 { 1 + stream.below(piece_len - 1) } else { 0 };
-    let start = pieces[idx].start + skipped;
-    while idx + 1 < pieces.len() && pieces[idx].end - start < target_tokens {
+    let start = piece_start + skipped;
+    while idx + 1 < ends.len() && ends[idx] - start < target_tokens {
         idx += 1;
     }
-    start..pieces[idx].end
+    start..ends[idx]
 }
 
 /// Cuts one token at a time from the longer segment (the second if they are equal), front or back with equal
@@ -112,6 +109,13 @@ fn truncate(a: &mut Range<u64>, b: &mut Range<u64>, max_tokens: u64, stream: &mu
 }
 
 impl Row {
+    fn clear(&mut self) {
+        self.tokens.clear();
+        self.token_type_ids.clear();
+        self.word_starts.clear();
+        (self.label, self.other_document, self.num_truncated) = (None, None, 0);
+    }
+
     fn push_special(&mut self, id: u32, token_type: u8) {
         self.tokens.push(id);
         self.token_type_ids.push(token_type);
@@ -122,13 +126,13 @@ impl Row {
     fn push_segment(
         &mut self,
         context: &PlanContext,
-        segment: &Segment<'_>,
+        segment: &Segment,
         token_type: u8,
         sep: u32,
     ) -> Result<(), DataError> {
         let start = self.tokens.len();
         let range = segment.tokens.clone();
-        context.corpus.read_tokens(segment.document, range, &mut self.tokens, &mut self.word_starts)?;
+        context.corpus.read_at(segment.place, range, &mut self.tokens, &mut self.word_starts)?;
         self.token_type_ids.resize(self.tokens.len(), token_type);
         if let Some(first) = self.word_starts.get_mut(start) {
             *first = true;

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 /// All micro-batches of one step that belong to one rank.
@@ -49,7 +50,53 @@ pub struct Prefetcher {
     slots: Range<usize>,
     next_step: u64,
     workers: Vec<JoinHandle<()>>,
+    ahead: Option<Ahead>,
     failed_step: Option<u64>,
+}
+
+/// A thread that prepares what follows the steps being made: the plan of the next epoch, the next window.
+struct Ahead {
+    /// Told the epoch of each step. Closed on drop, which ends the thread.
+    epochs: Option<Sender<u64>>,
+    is_stopped: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ahead {
+    fn spawn(data: Arc<PretrainData>) -> Result<Self, DataError> {
+        let (epochs, inbox) = bounded::<u64>(1);
+        let is_stopped = Arc::new(AtomicBool::new(false));
+        let flag = is_stopped.clone();
+        let work = move || {
+            for epoch in inbox {
+                // What fails here fails again where it is needed, and is told there.
+                drop(catch_unwind(AssertUnwindSafe(|| data.look_ahead(epoch, &flag))));
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("look-ahead".to_owned())
+            .spawn(work)
+            .map_err(DataError::io("start a data worker", std::path::Path::new("look-ahead")))?;
+        Ok(Self { epochs: Some(epochs), is_stopped, thread: Some(thread) })
+    }
+
+    /// Never waits: a thread that is busy is told again at the next step.
+    fn tell(&self, epoch: u64) {
+        if let Some(epochs) = &self.epochs {
+            let _ = epochs.try_send(epoch);
+        }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.is_stopped.store(true, Ordering::Relaxed);
+        self.epochs = None;
+        if let Some(thread) = self.thread.take() {
+            // It catches panics of its work.
+            drop(thread.join());
+        }
+    }
 }
 
 impl Prefetcher {
@@ -66,8 +113,11 @@ impl Prefetcher {
         num_threads: usize,
         depth_steps: usize,
     ) -> Result<Self, DataError> {
+        let ahead = Ahead::spawn(data.clone())?;
         let make = move |step, slot| data.micro_batch(step, slot);
-        Self::spawn_with(Arc::new(make), first_step, slots, num_threads, depth_steps)
+        let mut prefetcher = Self::spawn_with(Arc::new(make), first_step, slots, num_threads, depth_steps)?;
+        prefetcher.ahead = Some(ahead);
+        Ok(prefetcher)
     }
 
     /// The same over any function from step and slot.
@@ -85,6 +135,7 @@ impl Prefetcher {
             slots,
             next_step: first_step,
             workers: Vec::new(),
+            ahead: None,
             failed_step: None,
         };
         for idx in 0..num_threads.max(1) {
@@ -127,6 +178,9 @@ impl Prefetcher {
             }
         }
         let epoch = micro_batches.first().map_or(0, |batch| batch.epoch);
+        if let Some(ahead) = &self.ahead {
+            ahead.tell(epoch);
+        }
         Ok(StepBatches { step, epoch, micro_batches })
     }
 
@@ -150,6 +204,7 @@ impl Prefetcher {
     fn stop(&mut self) {
         self.pending.clear();
         self.tasks = None;
+        self.ahead = None;
         for worker in self.workers.drain(..) {
             // A worker catches panics of its work, and reports them there.
             drop(worker.join());

@@ -6,27 +6,30 @@
 //! Every arrow is a pure function of the corpus, the settings and the seed. What is kept between calls is a
 //! cache.
 
+mod ahead;
 mod evaluation;
 
 pub use evaluation::EvalBaselines;
 
-use crate::batch::{MicroBatch, Sample};
+use crate::batch::{MicroBatch, RowParts, Sample};
 use crate::config::{MaskMode, PretrainDataConfig, SampleOrder, SentenceObjective};
 use crate::corpus::Corpus;
 use crate::error::DataError;
-use crate::masking::Masker;
-use crate::pairs::build_row;
-use crate::plan::{EpochPlan, MIN_SAMPLE_TOKENS, PlanContext, PlanRules, PlannedSample, Runs, Windows};
+use crate::masking::{Choice, Masked, Masker};
+use crate::pairs::{Row, build_row};
+use crate::plan::{
+    EpochPlan, MIN_SAMPLE_TOKENS, PlanContext, PlanRules, PlanSite, PlannedSample, Runs, Sources, Windows,
+};
 use crate::split::{Side, Split};
 use crate::tokenizer::SpecialIds;
 use bert_random::{Key, Purpose};
+use serde::Serialize;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Plans kept at a time: a batch touches two epochs at most.
 const MAX_CACHED_PLANS: usize = 3;
-/// Windows that count as read: more than threads at work near a border can mix.
-const MAX_READ_WINDOWS: usize = 4;
 
 /// Where a position of the endless sequence of samples lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +42,17 @@ pub struct SamplePosition {
     pub sample_idx: u64,
 }
 
+/// One source in one epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SourceFigures {
+    /// How often it is read in an epoch.
+    pub weight: f64,
+    /// Its documents, the held-out ones included.
+    pub num_documents: u64,
+    /// Samples of the epoch.
+    pub num_samples: u64,
+}
+
 /// Pre-training data: share it between threads behind an [`Arc`].
 pub struct PretrainData {
     context: PlanContext,
@@ -46,8 +60,8 @@ pub struct PretrainData {
     masker: Masker,
     special: SpecialIds,
     epochs: Mutex<Epochs>,
-    /// Windows whose documents were read ahead: epoch and window.
-    read_windows: Mutex<VecDeque<(u64, u64)>>,
+    /// Windows whose documents were read.
+    read_windows: Mutex<ahead::ReadWindows>,
     /// Samples of the held-out documents, if any are held out.
     held_out: Option<EpochPlan>,
 }
@@ -66,6 +80,14 @@ struct Epochs {
 struct SampleKeys {
     pair: Key,
     mask: Key,
+}
+
+/// Memory of one sample, used again for the next.
+#[derive(Default)]
+struct Workspace {
+    row: Row,
+    choice: Choice,
+    masked: Masked,
 }
 
 impl std::fmt::Debug for PretrainData {
@@ -103,7 +125,9 @@ impl PretrainData {
             max_tokens: config.max_tokens() as u64,
             short_seq_prob: config.short_seq_prob,
         };
-        let context = PlanContext { runs: Runs::new(&corpus)?, corpus, split, rules, order: config.order };
+        let sources = Sources::new(&corpus, &config.source_weights, config.seed)?;
+        let (runs, order) = (Runs::new(&corpus)?, config.order);
+        let context = PlanContext { corpus, runs, split, sources, rules, order };
         let held_out = evaluation::plan_held_out(&context, config.seed)?;
         let epochs = Epochs { starts: vec![0], plans: VecDeque::new(), windows: VecDeque::new() };
         let (epochs, read_windows) = (Mutex::new(epochs), Mutex::default());
@@ -131,9 +155,8 @@ impl PretrainData {
     /// [`DataError::Io`] if sentence lengths cannot be read.
     pub fn num_samples(&self, epoch: u64) -> Result<u64, DataError> {
         let is_planned = self.lock().plans.iter().any(|(known, _)| *known == self.copy(epoch));
-        let known = (!is_planned).then(|| {
-            EpochPlan::known_num_samples(&self.context, Side::Training, self.plan_key(self.copy(epoch)))
-        });
+        let known = (!is_planned)
+            .then(|| EpochPlan::known_num_samples(&self.context, &self.plan_site(self.copy(epoch))));
         match known.flatten() {
             Some(num_samples) => Ok(num_samples),
             None => Ok(self.plan(epoch)?.num_samples()),
@@ -173,11 +196,14 @@ impl PretrainData {
     ///
     /// [`DataError::Io`] if the shards cannot be read.
     pub fn sample(&self, position: u64) -> Result<Sample, DataError> {
-        let (SamplePosition { epoch, sample_idx, .. }, planned) = self.find(position)?;
+        let (SamplePosition { epoch, .. }, planned) = self.find(position)?;
+        self.realize(&planned, epoch, &self.sample_keys(epoch, planned.sample_idx))
+    }
+
+    fn sample_keys(&self, epoch: u64, sample_idx: u64) -> SampleKeys {
         let copy = self.copy(epoch);
         let key = |purpose| Key::new(self.config.seed, purpose).with(copy).with(sample_idx);
-        let keys = SampleKeys { pair: key(Purpose::Pair), mask: key(Purpose::Mask) };
-        self.realize(&planned, epoch, &keys)
+        SampleKeys { pair: key(Purpose::Pair), mask: key(Purpose::Mask) }
     }
 
     /// Where a position lies, and the sample there.
@@ -199,7 +225,7 @@ impl PretrainData {
         let planned = match self.windows(epoch, &plan, order_key) {
             None => plan.at(&self.context, order_key, index_in_epoch)?,
             Some(windows) => {
-                self.read_ahead(epoch, &windows, index_in_epoch)?;
+                self.read_window(epoch, &windows, index_in_epoch)?;
                 windows.at(&self.context, &plan, index_in_epoch)?
             }
         };
@@ -219,18 +245,49 @@ impl PretrainData {
         }
         let num_rows = self.config.micro_batch_size as u64;
         let first = step * self.config.global_batch_size as u64 + slot as u64 * num_rows;
-        let samples: Vec<Sample> =
-            (first..first + num_rows).map(|position| self.sample(position)).collect::<Result<_, _>>()?;
-        Ok(self.batch(step, slot, &samples))
+        let mut batch = self.start_batch(step, slot, self.config.micro_batch_size);
+        let mut workspace = Workspace::default();
+        for position in first..first + num_rows {
+            let (SamplePosition { epoch, .. }, planned) = self.find(position)?;
+            let keys = self.sample_keys(epoch, planned.sample_idx);
+            self.push_sample(&planned, epoch, &keys, &mut workspace, &mut batch)?;
+        }
+        Ok(batch.finish())
     }
 
-    fn batch(&self, step: u64, slot: usize, samples: &[Sample]) -> MicroBatch {
-        MicroBatch::new(step, slot, samples, self.config.max_seq_length, self.special.pad)
+    fn start_batch(&self, step: u64, slot: usize, max_rows: usize) -> MicroBatch {
+        MicroBatch::start(step, slot, max_rows, self.config.max_seq_length)
+    }
+
+    /// [`PretrainData::realize`] straight into a micro-batch.
+    fn push_sample(
+        &self,
+        planned: &PlannedSample,
+        epoch: u64,
+        keys: &SampleKeys,
+        workspace: &mut Workspace,
+        batch: &mut MicroBatch,
+    ) -> Result<(), DataError> {
+        let Workspace { row, choice, masked } = workspace;
+        build_row(&self.context, planned, self.special, keys.pair, row)?;
+        self.masker.mask_into(&row.tokens, &row.word_starts, keys.mask, choice, masked);
+        let parts = RowParts {
+            epoch,
+            sample_idx: planned.sample_idx,
+            input_ids: &masked.input_ids,
+            token_type_ids: &row.token_type_ids,
+            mlm_positions: &masked.positions,
+            mlm_labels: &masked.labels,
+            nsp_label: row.label,
+        };
+        batch.push(&parts, self.special.pad);
+        Ok(())
     }
 
     /// Reads, pairs and masks a planned sample.
     fn realize(&self, planned: &PlannedSample, epoch: u64, keys: &SampleKeys) -> Result<Sample, DataError> {
-        let row = build_row(&self.context, planned, self.special, keys.pair)?;
+        let mut row = Row::default();
+        build_row(&self.context, planned, self.special, keys.pair, &mut row)?;
         let masked = self.masker.mask(&row.tokens, &row.word_starts, keys.mask);
         Ok(Sample {
             epoch,
@@ -262,22 +319,46 @@ impl PretrainData {
     /// other.
     fn plan(&self, epoch: u64) -> Result<Arc<EpochPlan>, DataError> {
         let copy = self.copy(epoch);
-        if let Some((_, plan)) = self.lock().plans.iter().find(|(known, _)| *known == copy) {
-            return Ok(plan.clone());
+        if let Some(plan) = self.cached_plan(copy) {
+            return Ok(plan);
         }
-        let plan = Arc::new(EpochPlan::new(&self.context, Side::Training, self.plan_key(copy))?);
+        let plan = Arc::new(EpochPlan::new(&self.context, self.plan_site(copy))?);
+        self.keep_plan(copy, plan.clone());
+        Ok(plan)
+    }
+
+    fn cached_plan(&self, copy: u64) -> Option<Arc<EpochPlan>> {
+        self.lock().plans.iter().find(|(known, _)| *known == copy).map(|(_, plan)| plan.clone())
+    }
+
+    fn keep_plan(&self, copy: u64, plan: Arc<EpochPlan>) {
         let mut epochs = self.lock();
         if !epochs.plans.iter().any(|(known, _)| *known == copy) {
-            epochs.plans.push_back((copy, plan.clone()));
+            epochs.plans.push_back((copy, plan));
             if epochs.plans.len() > MAX_CACHED_PLANS {
                 epochs.plans.pop_front();
             }
         }
-        Ok(plan)
     }
 
-    fn plan_key(&self, copy: u64) -> Key {
-        Key::new(self.config.seed, Purpose::SamplePlan).with(copy)
+    fn plan_site(&self, copy: u64) -> PlanSite {
+        let key = Key::new(self.config.seed, Purpose::SamplePlan).with(copy);
+        PlanSite::training(&self.context, key, copy)
+    }
+
+    /// What each source of the shards gives in an epoch.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Io`] if sentence lengths cannot be read.
+    pub fn sources(&self, epoch: u64) -> Result<Vec<SourceFigures>, DataError> {
+        let plan = self.plan(epoch)?;
+        let figures = |(documents, weight): (Range<u64>, f64)| SourceFigures {
+            weight,
+            num_documents: documents.end - documents.start,
+            num_samples: plan.num_samples_of(&self.context, &documents),
+        };
+        Ok(self.context.sources.iter().map(figures).collect())
     }
 
     /// The windows of an epoch; `None` if the order is not by blocks.
@@ -295,24 +376,6 @@ impl PretrainData {
             epochs.windows.pop_front();
         }
         Some(windows)
-    }
-
-    /// Reads the documents of a window in runs before the first sample of it is taken, so that the samples find
-    /// them in the page cache. Other threads wait meanwhile, as they would for the disk.
-    fn read_ahead(&self, epoch: u64, windows: &Windows, index_in_epoch: u64) -> Result<(), DataError> {
-        let window = windows.window_of(index_in_epoch);
-        let mut read = self.read_windows.lock().unwrap_or_else(PoisonError::into_inner);
-        if read.contains(&(epoch, window)) {
-            return Ok(());
-        }
-        for documents in windows.documents(&self.context, window) {
-            self.context.corpus.read_ahead(documents)?;
-        }
-        read.push_back((epoch, window));
-        if read.len() > MAX_READ_WINDOWS {
-            read.pop_front();
-        }
-        Ok(())
     }
 
     /// Finds out where the epoch after `epoch` begins, if nobody else has.
@@ -341,6 +404,11 @@ impl PretrainData {
         self.context.split.side(document) == Side::Training
     }
 
+    /// Whether the document of a random second segment is drawn uniformly from all documents of its side.
+    pub(crate) fn has_uniform_partners(&self) -> bool {
+        self.config.order == SampleOrder::Global && self.context.sources.are_equal()
+    }
+
     /// The objective about two segments.
     pub fn objective(&self) -> SentenceObjective {
         self.config.objective
@@ -348,6 +416,12 @@ impl PretrainData {
 }
 
 #[cfg(test)]
+mod ahead_tests;
+#[cfg(test)]
 mod order_tests;
+#[cfg(test)]
+mod scale_tests;
+#[cfg(test)]
+mod source_tests;
 #[cfg(test)]
 mod tests;

@@ -25,7 +25,7 @@ pub use build::{
     BuildProgress, BuildReport, BuildShare, BuildStatus, ShardBuildRequest, WhenStale, build, build_watched,
     finish, prepare, prepare_watched, status,
 };
-pub use manifest::{Counts, Manifest, ShardRecord, SourceRecord};
+pub use manifest::{Counts, Manifest, ShardRecord, SourceRecord, SourceShards};
 
 pub(crate) use indexed::Shard;
 
@@ -99,5 +99,7 @@ fn check_records(dir: &Path, shards: &[ShardRecord], verify: Verify) -> Result<(
 
 #[cfg(test)]
 mod megatron_tests;
+#[cfg(test)]
+pub(crate) mod synthetic;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! Which documents are held out: the first places of one keyed permutation of all documents.
 //!
-//! Membership and a uniform draw of another document are O(1); no list of documents is kept.
+//! Membership and a uniform draw of another document are O(1). One bit per document is kept, since planning asks for
+//! the side of every document.
 
 use crate::error::DataError;
 use bert_random::{Key, Permutation, Purpose, Stream};
@@ -18,6 +19,8 @@ pub(crate) enum Side {
 pub(crate) struct Split {
     order: Permutation,
     num_held_out: u64,
+    /// One bit per document, lowest first; nothing if none is held out.
+    is_held_out: Vec<u64>,
 }
 
 impl Split {
@@ -57,16 +60,18 @@ impl Split {
         let num_held_out =
             if holds_out { wanted.clamp(min_documents, num_documents - min_documents) } else { 0 };
         let order = Permutation::new(num_documents, Key::new(seed, Purpose::Split));
-        Ok(Self { order, num_held_out })
+        let num_words = if holds_out { num_documents.div_ceil(64) } else { 0 };
+        let mut is_held_out = vec![0; num_words as usize];
+        for document in (0..num_held_out).map(|place| order.at(place)) {
+            is_held_out[(document / 64) as usize] |= 1 << (document % 64);
+        }
+        Ok(Self { order, num_held_out, is_held_out })
     }
 
     /// The side a document is on.
     pub(crate) fn side(&self, document: u64) -> Side {
-        if self.num_held_out > 0 && self.order.inverse(document) < self.num_held_out {
-            Side::HeldOut
-        } else {
-            Side::Training
-        }
+        let word = self.is_held_out.get((document / 64) as usize).copied().unwrap_or(0);
+        if word >> (document % 64) & 1 == 1 { Side::HeldOut } else { Side::Training }
     }
 
     /// Documents on a side.
@@ -118,6 +123,9 @@ mod tests {
         ] {
             assert_eq!(held_out(num_documents, fraction, min).len(), expected, "{num_documents} {fraction}");
         }
+        let split = Split::new(1000, 0.1, 1, "nsp", 7).unwrap();
+        let is_first = |document| split.order.inverse(document) < split.num_held_out;
+        assert!((0..1000).all(|document| (split.side(document) == Side::HeldOut) == is_first(document)));
         let error = Split::new(3, 0.1, 2, "nsp", 7).err().unwrap();
         assert!(matches!(error, DataError::TooFewDocuments { expected: 4, got: 3, .. }), "{error}");
         assert!(Split::new(1, 0.0, 2, "nsp", 7).is_err());

@@ -38,10 +38,18 @@ pub(crate) fn text(num_documents: u64, max_sentences: u64) -> String {
 
 /// A corpus of this text, in several shards.
 pub(crate) fn corpus_of(dir: &tempfile::TempDir, text: &str) -> Arc<Corpus> {
-    let source = dir.path().join("text.txt");
-    std::fs::write(&source, text).unwrap();
+    corpus_of_sources(dir, &[text])
+}
+
+/// The same of several sources.
+pub(crate) fn corpus_of_sources(dir: &tempfile::TempDir, texts: &[&str]) -> Arc<Corpus> {
+    let write = |(idx, text): (usize, &&str)| {
+        let source = dir.path().join(format!("text-{idx}.txt"));
+        std::fs::write(&source, text).unwrap();
+        source
+    };
     let request = ShardBuildRequest {
-        sources: vec![source],
+        sources: texts.iter().enumerate().map(write).collect(),
         tokenizer: Arc::new(tokenizer()),
         language: Language::En,
         lexicon: None,
@@ -69,6 +77,7 @@ pub(crate) fn config(objective: SentenceObjective) -> PretrainDataConfig {
             unit: ReplaceUnit::Token,
             mode: MaskMode::Dynamic,
         },
+        source_weights: vec![],
         order: SampleOrder::Global,
         global_batch_size: 16,
         micro_batch_size: 4,

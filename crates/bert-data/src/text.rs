@@ -39,8 +39,8 @@ pub struct TextSpan {
 /// A run of whole documents: the unit in which the building of shards is shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextBlock {
-    /// Consecutive stretches of text; every stretch begins and ends at a document border. A file that cannot
-    /// be cut is a block of its own, whatever its size.
+    /// Consecutive stretches of text of one source; every stretch begins and ends at a document border. A file that
+    /// cannot be cut is a block of its own, whatever its size.
     pub spans: Vec<TextSpan>,
 }
 
@@ -59,11 +59,12 @@ impl TextSources {
         let mut spans: Vec<TextSpan> = Vec::new();
         let mut room = block_bytes;
         for (file_idx, file) in self.files().iter().enumerate() {
+            let begins_source = file_idx > 0 && self.source_of(file_idx) != self.source_of(file_idx - 1);
+            if (begins_source || !file.format.can_be_cut()) && !spans.is_empty() {
+                blocks.push(TextBlock { spans: std::mem::take(&mut spans) });
+                room = block_bytes;
+            }
             if !file.format.can_be_cut() {
-                if !spans.is_empty() {
-                    blocks.push(TextBlock { spans: std::mem::take(&mut spans) });
-                    room = block_bytes;
-                }
                 if file.num_bytes > 0 {
                     blocks.push(TextBlock {
                         spans: vec![TextSpan { file_idx, start: 0, end: file.num_bytes }],
@@ -92,6 +93,11 @@ impl TextSources {
             blocks.push(TextBlock { spans });
         }
         Ok(blocks)
+    }
+
+    /// Index of the source that the text of a block belongs to.
+    pub fn source_of_block(&self, block: &TextBlock) -> usize {
+        block.spans.first().map_or(0, |span| self.source_of(span.file_idx))
     }
 
     /// Whether the block is a file that cannot be cut, and may hold any amount of text.
@@ -138,7 +144,8 @@ fn next_document_border(file: &TextFile, offset: u64) -> Result<u64, DataError> 
         line.clear();
         let got = (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).map_err(failed)? as u64;
         position += got;
-        let is_blank = std::str::from_utf8(&line).is_ok_and(|l| l.trim().is_empty());
+        // A stretch of white space without its line end may be the beginning of a line.
+        let is_blank = line.ends_with(b"\n") && std::str::from_utf8(&line).is_ok_and(|l| l.trim().is_empty());
         if got == 0 || position >= file.num_bytes || is_blank {
             return Ok(position.min(file.num_bytes));
         }

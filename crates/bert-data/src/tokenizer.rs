@@ -176,7 +176,7 @@ impl Tokenizer {
     }
 
     /// The long way, for every line.
-    fn encode_with_library(&self, line: &str) -> Result<EncodedLine, DataError> {
+    pub(crate) fn encode_with_library(&self, line: &str) -> Result<EncodedLine, DataError> {
         let encoding = self.inner.encode(line, false).map_err(|source| DataError::Tokenizer {
             action: "encode a line",
             path: self.path.clone(),

@@ -1,14 +1,23 @@
 //! Which tokens start a word: `##` pieces never do, and inside a Chinese word only its first character does.
 //!
-//! Words are cut by jieba on the text as it was written and laid over the tokens by byte offsets, so `[UNK]`,
-//! Latin, digits and dropped characters cannot shift anything. Changes no token.
+//! Entries of a lexicon are words first ([`lexicon`]); what is left is cut by jieba, with full-width digits and
+//! letters read as ordinary ones ([`fold`]). Words are laid over the tokens by byte offsets of the text as it was
+//! written, so `[UNK]`, Latin, digits and dropped characters cannot shift anything. Changes no token.
+
+mod fold;
+mod lexicon;
 
 use crate::error::DataError;
 use crate::tokenizer::EncodedLine;
+use fold::Folded;
 use jieba_rs::Jieba;
-use std::collections::HashSet;
+use lexicon::Lexicon;
+use std::ops::Range;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::LazyLock;
+
+/// Loaded on the first line that needs it: the dictionary takes time and memory.
+static JIEBA: LazyLock<Jieba> = LazyLock::new(Jieba::new);
 
 /// How words are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -25,16 +34,12 @@ pub enum Language {
 /// Finds words in lines of text.
 pub struct WordSegmenter {
     language: Language,
-    lexicon: Vec<(String, Option<usize>)>,
-    lexicon_words: HashSet<String>,
-    lexicon_fingerprint: Option<String>,
-    /// Loaded on the first line that needs it: the dictionary takes time and memory.
-    jieba: OnceLock<Jieba>,
+    lexicon: Option<Lexicon>,
 }
 
 impl std::fmt::Debug for WordSegmenter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let num_entries = self.lexicon.len();
+        let num_entries = self.lexicon.as_ref().map_or(0, |lexicon| lexicon.num_entries);
         f.debug_struct("WordSegmenter")
             .field("language", &self.language)
             .field("lexicon", &num_entries)
@@ -43,41 +48,30 @@ impl std::fmt::Debug for WordSegmenter {
 }
 
 impl WordSegmenter {
-    /// `lexicon` is a file with one word per line, optionally followed by its frequency, as jieba reads it.
+    /// `lexicon` is a file with one entry per line. What jieba's user dictionaries write behind an entry, a
+    /// frequency and a tag, is read over: an entry needs no frequency to be kept whole. An entry may hold spaces;
+    /// if it ends in a number it needs a tab behind it, or the number is taken for a frequency.
     ///
     /// # Errors
     ///
-    /// [`DataError::Config`] if a lexicon is given for a language without a segmenter; [`DataError::Io`] or
-    /// [`DataError::InvalidUtf8`] if it cannot be read.
+    /// [`DataError::Config`] if a lexicon is given for a language without a segmenter, or is too large;
+    /// [`DataError::Io`] or [`DataError::InvalidUtf8`] if it cannot be read.
     pub fn new(language: Language, lexicon: Option<&Path>) -> Result<Self, DataError> {
-        let mut segmenter = Self {
-            language,
-            lexicon: Vec::new(),
-            lexicon_words: HashSet::new(),
-            lexicon_fingerprint: None,
-            jieba: OnceLock::new(),
-        };
-        let Some(path) = lexicon else { return Ok(segmenter) };
-        if language == Language::En {
+        if lexicon.is_some() && language == Language::En {
             return Err(DataError::config(
                 "lexicon",
                 "language \"zh\" or \"auto\" with it",
                 "language \"en\"",
             ));
         }
-        let bytes = std::fs::read(path).map_err(DataError::io("read lexicon", path))?;
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|e| DataError::InvalidUtf8 { path: path.to_path_buf(), byte: e.valid_up_to() as u64 })?;
-        for line in text.trim_start_matches('\u{feff}').lines() {
-            let mut columns = line.split_whitespace();
-            if let Some(word) = columns.next() {
-                let frequency = columns.next().and_then(|column| column.parse().ok());
-                segmenter.lexicon.push((word.to_owned(), frequency));
-                segmenter.lexicon_words.insert(word.to_owned());
-            }
-        }
-        segmenter.lexicon_fingerprint = Some(blake3::hash(&bytes).to_hex().to_string());
-        Ok(segmenter)
+        let lexicon = lexicon.map(Lexicon::read).transpose()?;
+        Ok(Self { language, lexicon })
+    }
+
+    /// For Chinese text, with the entries of a lexicon file of these bytes.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn with_lexicon(bytes: &[u8], path: &Path) -> Result<Self, DataError> {
+        Ok(Self { language: Language::Zh, lexicon: Some(Lexicon::parse(bytes, path)?) })
     }
 
     /// How words are found.
@@ -87,47 +81,89 @@ impl WordSegmenter {
 
     /// BLAKE3 (hex) of the lexicon file, if there is one.
     pub fn lexicon_fingerprint(&self) -> Option<&str> {
-        self.lexicon_fingerprint.as_deref()
+        self.lexicon.as_ref().map(|lexicon| lexicon.fingerprint.as_str())
     }
 
-    /// Clears `word_starts` inside segmented words. Returns how many tokens reach over the border of a word.
+    /// Clears `word_starts` inside segmented words. Returns how many tokens are misaligned: a word that is kept
+    /// whole begins or ends inside them, so the marks cannot say it. Such a token belongs to the word that it
+    /// begins in.
     ///
-    /// Words without a CJK character are left to the `##` rule unless they stand in the lexicon.
+    /// `encoded` comes as the tokenizer made it. Words without a CJK character are left to the `##` rule unless
+    /// they stand in the lexicon.
     pub fn mark(&self, line: &str, encoded: &mut EncodedLine) -> usize {
-        let segment = match self.language {
+        let segments = match self.language {
             Language::En => false,
             Language::Zh => true,
             Language::Auto => line.chars().any(is_cjk),
         };
-        if !segment {
+        if !segments && self.lexicon.is_none() {
             return 0;
         }
-        let words = self.jieba().cut(line, true);
-        let mut num_misaligned = 0;
-        let mut token = 0;
-        for word in words {
-            let is_unit = word.word.chars().any(is_cjk) || self.lexicon_words.contains(word.word);
-            while token < encoded.offsets.len() && (encoded.offsets[token].0 as usize) < word.byte_end {
-                let (start, end) = encoded.offsets[token];
-                if is_unit && start as usize > word.byte_start {
-                    encoded.word_starts[token] = false;
-                }
-                num_misaligned += usize::from(end as usize > word.byte_end);
-                token += 1;
+        let folded = Folded::new(line);
+        let entries = self.lexicon.as_ref().map_or_else(Vec::new, |lexicon| lexicon.find(&folded, encoded));
+        let mut marker = Marker { folded: &folded, encoded, token: 0, open_until: 0, num_misaligned: 0 };
+        let mut from = 0;
+        for entry in entries {
+            if segments {
+                Self::segment(from..entry.text.start, &mut marker);
             }
+            marker.keep_whole(entry.tokens);
+            from = entry.text.end;
         }
-        num_misaligned
+        if segments {
+            Self::segment(from..folded.text.len(), &mut marker);
+        }
+        marker.num_misaligned
     }
 
-    /// The segmenter with the lexicon in it.
-    fn jieba(&self) -> &Jieba {
-        self.jieba.get_or_init(|| {
-            let mut jieba = Jieba::new();
-            for (word, frequency) in &self.lexicon {
-                jieba.add_word(word, *frequency, None);
+    /// Cuts a range of the folded line into words, and marks those with a CJK character.
+    fn segment(range: Range<usize>, marker: &mut Marker) {
+        for word in JIEBA.cut(&marker.folded.text[range.clone()], true) {
+            let bytes = range.start + word.byte_start..range.start + word.byte_end;
+            marker.mark_word(bytes, word.word.chars().any(is_cjk));
+        }
+    }
+}
+
+/// Lays words over tokens, from left to right.
+struct Marker<'a> {
+    folded: &'a Folded<'a>,
+    encoded: &'a mut EncodedLine,
+    /// The first token behind the last word.
+    token: usize,
+    /// End of a token that reaches over the border of words that are not kept whole.
+    open_until: usize,
+    num_misaligned: usize,
+}
+
+impl Marker<'_> {
+    /// A word of the segmenter at these bytes of the folded line.
+    fn mark_word(&mut self, word: Range<usize>, is_kept_whole: bool) {
+        let (word_start, word_end) = (self.folded.original(word.start), self.folded.original(word.end));
+        if is_kept_whole && word_start < self.open_until {
+            self.num_misaligned += 1;
+            self.open_until = 0;
+        }
+        while let Some(&(start, end)) = self.encoded.offsets.get(self.token) {
+            let (start, end) = (start as usize, end as usize);
+            if start >= word_end {
+                break;
             }
-            jieba
-        })
+            if is_kept_whole && start > word_start {
+                self.encoded.word_starts[self.token] = false;
+            }
+            if end > word_end {
+                self.num_misaligned += usize::from(is_kept_whole);
+                self.open_until = if is_kept_whole { 0 } else { end };
+            }
+            self.token += 1;
+        }
+    }
+
+    /// An entry of the lexicon: these tokens are whole words of WordPiece and become one.
+    fn keep_whole(&mut self, tokens: Range<usize>) {
+        self.encoded.word_starts[tokens.start + 1..tokens.end].fill(false);
+        self.token = tokens.end;
     }
 }
 
@@ -139,74 +175,4 @@ pub(crate) fn is_cjk(c: char) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tokenizer::{SPECIAL_TOKENS, Tokenizer};
-
-    fn tokenizer() -> Tokenizer {
-        let extra =
-            "我 们 在 北 京 大 学 用 bert 模 型 i ##phone ##12 2024 年 , 。 covid - 19 清 华 苏 诺 斯";
-        let tokens = SPECIAL_TOKENS.iter().copied().chain(extra.split(' ')).map(str::to_owned).collect();
-        Tokenizer::from_tokens(tokens, true, Path::new("test")).unwrap()
-    }
-
-    /// Tokens joined by `+` inside a word and by a space between words.
-    fn joined(segmenter: &WordSegmenter, line: &str) -> (String, usize) {
-        let tokenizer = tokenizer();
-        let mut encoded = tokenizer.encode_line(line).unwrap();
-        let num_misaligned = segmenter.mark(line, &mut encoded);
-        let mut text = String::new();
-        for (idx, &id) in encoded.ids.iter().enumerate() {
-            if idx > 0 {
-                text.push(if encoded.word_starts[idx] { ' ' } else { '+' });
-            }
-            text.push_str(tokenizer.id_to_token(id).unwrap());
-        }
-        (text, num_misaligned)
-    }
-
-    #[test]
-    fn chinese_words_survive_latin_digits_unknown_and_dropped_characters() {
-        let zh = WordSegmenter::new(Language::Zh, None).unwrap();
-        for (line, expected) in [
-            ("我们在北京大学", "我+们 在 北+京+大+学"),
-            ("我们用BERT模型", "我+们 用 bert 模+型"),
-            ("用iPhone12，在北京", "用 i+##phone+##12 [UNK] 在 北+京"),
-            ("2024年在 北京大学。", "2024 年 在 北+京+大+学 。"),
-            // A character outside the vocabulary keeps its place in the word.
-            ("北京太学", "北+京 [UNK]+学"),
-            // Private use: the normalizer drops it, offsets of what follows still fit.
-            ("\u{e5e5}我们\u{e5e5}在北京", "我+们 在 北+京"),
-        ] {
-            assert_eq!(joined(&zh, line).0, expected, "{line}");
-        }
-    }
-
-    #[test]
-    fn language_decides_and_auto_looks_at_the_line() {
-        let en = WordSegmenter::new(Language::En, None).unwrap();
-        let auto = WordSegmenter::new(Language::Auto, None).unwrap();
-        assert_eq!(joined(&en, "我们 iphone12").0, "我 们 i+##phone+##12");
-        assert_eq!(joined(&auto, "我们 iphone12").0, "我+们 i+##phone+##12");
-        assert_eq!(joined(&auto, "covid - 19").0, "covid - 19");
-    }
-
-    #[test]
-    fn lexicon_words_are_one_word() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lexicon.txt");
-        std::fs::write(&path, "苏诺斯 100000\nCOVID-19 100000\n\n").unwrap();
-        let plain = WordSegmenter::new(Language::Zh, None).unwrap();
-        let with = WordSegmenter::new(Language::Zh, Some(&path)).unwrap();
-        assert_ne!(joined(&plain, "在苏诺斯用COVID-19").0, joined(&with, "在苏诺斯用COVID-19").0);
-        assert_eq!(joined(&with, "在苏诺斯用COVID-19").0, "在 苏+诺+斯 用 covid+-+19");
-        assert!(with.lexicon_fingerprint().is_some());
-        assert!(WordSegmenter::new(Language::En, Some(&path)).is_err());
-    }
-
-    #[test]
-    fn tokens_over_word_borders_are_counted() {
-        let zh = WordSegmenter::new(Language::Zh, None).unwrap();
-        assert_eq!(joined(&zh, "我们在北京大学").1, 0);
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use bert_random::Key;
 use burn::{
     Tensor,
     module::{Module, Param},
-    tensor::Gradients,
+    tensor::{Device, Gradients},
 };
 
 use crate::{
@@ -38,8 +38,8 @@ pub(crate) struct EmbeddingsOutput {
 }
 
 impl Embeddings {
-    pub(crate) fn load(config: &ModelConfig, layout: &BucketLayout, values: &[f32]) -> Self {
-        let mut source = BucketSource::new(layout, values);
+    pub(crate) fn load(config: &ModelConfig, layout: &BucketLayout, values: &[f32], device: &Device) -> Self {
+        let mut source = BucketSource::new(layout, values, device);
         Self {
             word: source.take("word_embeddings.weight"),
             position: source.take("position_embeddings.weight"),
@@ -86,7 +86,7 @@ impl Embeddings {
                 add(sum, row(positions, idx % batch.row_len, hidden));
             }
         });
-        raw::from_values(summed, [num_positions, hidden])
+        raw::from_values(summed, [num_positions, hidden], &self.word.val().device())
     }
 
     /// Fills the bucket with the stage's gradients, on top of what the heads contributed to the tied word table.

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use bert_random::Key;
-use burn::{Tensor, module::Module, tensor::Gradients};
+use burn::{
+    Tensor,
+    module::Module,
+    tensor::{Device, Gradients},
+};
 
 use crate::{
     batch::PretrainBatch,
@@ -60,8 +64,9 @@ impl EncoderLayer {
         layer_idx: usize,
         layout: &BucketLayout,
         values: &[f32],
+        device: &Device,
     ) -> Self {
-        let mut source = BucketSource::new(layout, values);
+        let mut source = BucketSource::new(layout, values, device);
         Self {
             attention: Attention::load(config, &mut source),
             intermediate: Linear::load(&mut source, "intermediate.dense"),

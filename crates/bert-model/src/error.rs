@@ -1,6 +1,6 @@
 //! Reasons why a model refuses to be built or to run.
 
-use crate::config::ConfigError;
+use crate::{backend::BackendKind, config::ConfigError};
 
 /// Reasons why a model refuses to be built or to run.
 #[derive(Debug, thiserror::Error)]
@@ -27,5 +27,22 @@ pub enum ModelError {
         expected: usize,
         /// Number of values given.
         got: usize,
+    },
+    /// A backend that this program was built without.
+    #[error("backend {backend}: not compiled in; {}", .backend.how_to_build())]
+    NotCompiledIn {
+        /// The backend asked for.
+        backend: BackendKind,
+    },
+    /// A CUDA device that is not there.
+    #[error(
+        "CUDA device {device_idx}: libtorch sees {num_devices} devices; expected one for each rank of this machine and \
+         a libtorch with CUDA, named by LIBTORCH when building"
+    )]
+    NoDevice {
+        /// The device asked for.
+        device_idx: usize,
+        /// Devices that libtorch sees.
+        num_devices: usize,
     },
 }

@@ -5,7 +5,7 @@
 use burn::{
     Tensor,
     module::{Module, Param},
-    tensor::{Gradients, Int, TensorData},
+    tensor::{Device, Gradients, Int, TensorData},
 };
 
 use crate::{
@@ -38,8 +38,8 @@ pub(crate) struct HeadsOutput {
 }
 
 impl Heads {
-    pub(crate) fn load(config: &ModelConfig, layout: &BucketLayout, values: &[f32]) -> Self {
-        let mut source = BucketSource::new(layout, values);
+    pub(crate) fn load(config: &ModelConfig, layout: &BucketLayout, values: &[f32], device: &Device) -> Self {
+        let mut source = BucketSource::new(layout, values, device);
         Self {
             pooler: Linear::load(&mut source, "pooler.dense"),
             decoder_bias: source.take("predictions.bias"),

@@ -13,8 +13,10 @@
 //!
 //! No ranks, no clock, no generator state: dropout and initialisation are functions of a
 //! [`Key`](bert_random::Key). Files are read and written in [`hf`] only. Results do not depend on the number of
-//! threads: work is split by output, never by the summed dimension.
+//! threads: work is split by output, never by the summed dimension. (libtorch's own operations do as they like: there the
+//! number of threads is part of what the bits depend on.)
 
+mod backend;
 mod batch;
 mod config;
 mod embeddings;
@@ -34,6 +36,7 @@ mod pretrain;
 #[cfg(test)]
 mod test_support;
 
+pub use backend::BackendKind;
 pub use batch::{PretrainBatch, TokenBatch};
 pub use config::{ConfigError, HiddenAct, ModelConfig};
 pub use error::ModelError;
@@ -42,4 +45,4 @@ pub use infer::Classifier;
 pub use init::initial_bucket;
 pub use layout::{BucketLayout, ParameterLayout, ParameterSpec};
 pub use loss::{BatchLosses, LossScale};
-pub use pretrain::{BackendKind, GradientSink, PretrainModel};
+pub use pretrain::{GradientSink, PretrainModel};

@@ -6,7 +6,7 @@
 use burn::{
     Tensor,
     module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::Gradients,
+    tensor::{Device, Gradients},
 };
 
 use crate::{layout::BucketLayout, ops::raw};
@@ -15,13 +15,14 @@ use crate::{layout::BucketLayout, ops::raw};
 pub(crate) struct BucketSource<'a> {
     layout: &'a BucketLayout,
     values: &'a [f32],
+    device: &'a Device,
     next_idx: usize,
 }
 
 impl<'a> BucketSource<'a> {
-    pub(crate) fn new(layout: &'a BucketLayout, values: &'a [f32]) -> Self {
+    pub(crate) fn new(layout: &'a BucketLayout, values: &'a [f32], device: &'a Device) -> Self {
         assert_eq!(values.len(), layout.num_elements, "values of bucket `{}`", layout.name);
-        Self { layout, values, next_idx: 0 }
+        Self { layout, values, device, next_idx: 0 }
     }
 
     /// Takes the next parameter.
@@ -34,7 +35,7 @@ impl<'a> BucketSource<'a> {
         assert!(spec.name.ends_with(name_end), "expected a parameter `..{name_end}`, got `{}`", spec.name);
         self.next_idx += 1;
         let shape: [usize; D] = spec.shape.clone().try_into().expect("a parameter has the rank of its field");
-        let tensor = raw::from_values(self.values[spec.range()].to_vec(), shape);
+        let tensor = raw::from_values(self.values[spec.range()].to_vec(), shape, self.device);
         Param::from_tensor(tensor.autodiff().require_grad())
     }
 }
@@ -89,7 +90,7 @@ fn take<M: Module>(module: &mut M) -> M {
 
     impl ModuleMapper for Emptier {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.map(|_| raw::from_values(Vec::new(), [0; D]))
+            param.map(|tensor| raw::from_values(Vec::new(), [0; D], &tensor.device()))
         }
     }
 

@@ -8,6 +8,7 @@ use bert_random::Key;
 use burn::{Tensor, module::Module, tensor::Gradients};
 
 use crate::{
+    backend::BackendKind,
     batch::PretrainBatch,
     config::ModelConfig,
     embeddings::{Embeddings, EmbeddingsOutput},
@@ -20,13 +21,6 @@ use crate::{
     ops::{self, raw},
     parameters,
 };
-
-/// Where tensors live and who computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BackendKind {
-    /// burn's pure Rust CPU backend.
-    Flex,
-}
 
 /// Receives the gradients of one micro-batch, stage by stage.
 pub trait GradientSink {
@@ -69,7 +63,8 @@ impl PretrainModel {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Config`] if the configuration is not valid.
+    /// [`ModelError::Config`] if the configuration is not valid; [`ModelError::NotCompiledIn`] and
+    /// [`ModelError::NoDevice`] if there is no such backend here.
     pub fn init(config: &ModelConfig, init_key: Key, backend: BackendKind) -> Result<Self, ModelError> {
         config.validate()?;
         Self::build(config, backend, |layout, bucket_idx| {
@@ -82,7 +77,7 @@ impl PretrainModel {
     /// # Errors
     ///
     /// [`ModelError::Config`] if the configuration is not valid; [`ModelError::BucketLen`] if a bucket is missing or
-    /// has another length.
+    /// has another length; [`ModelError::NotCompiledIn`] and [`ModelError::NoDevice`] if there is no such backend here.
     pub fn from_buckets(
         config: &ModelConfig,
         buckets: &[Vec<f32>],
@@ -106,21 +101,22 @@ impl PretrainModel {
         backend: BackendKind,
         values: impl Fn(&ParameterLayout, usize) -> Result<Vec<f32>, ModelError>,
     ) -> Result<Self, ModelError> {
-        let BackendKind::Flex = backend;
+        let device = backend.device()?;
         let layout = ParameterLayout::new(config);
         let (heads_idx, embeddings_idx) = (layout.heads_idx(), layout.embeddings_idx());
         let layers = (0..config.num_hidden_layers).map(|layer_idx| {
             let bucket_idx = layout.layer_idx(layer_idx);
             let values = values(&layout, bucket_idx)?;
-            Ok(EncoderLayer::load(config, layer_idx, &layout.buckets[bucket_idx], &values))
+            Ok(EncoderLayer::load(config, layer_idx, &layout.buckets[bucket_idx], &values, &device))
         });
         Ok(Self {
             layers: layers.collect::<Result<_, ModelError>>()?,
-            heads: Heads::load(config, &layout.buckets[heads_idx], &values(&layout, heads_idx)?),
+            heads: Heads::load(config, &layout.buckets[heads_idx], &values(&layout, heads_idx)?, &device),
             embeddings: Embeddings::load(
                 config,
                 &layout.buckets[embeddings_idx],
                 &values(&layout, embeddings_idx)?,
+                &device,
             ),
             config: config.clone(),
             layout,
@@ -314,12 +310,12 @@ fn loss_root<L: Label>(
     scale: f32,
 ) -> (CrossEntropy, Option<Tensor<1>>) {
     let Some(logits) = logits else { return (CrossEntropy::default(), None) };
-    let shape = logits.dims();
+    let (shape, device) = (logits.dims(), logits.device());
     let mut gradient = vec![0.0; shape[0] * shape[1]];
     let figures = raw::with_values(logits.clone(), |values| {
         cross_entropy_with_gradient(values, labels, scale, &mut gradient)
     });
-    (figures, Some(ops::gradient_root(logits, raw::from_values(gradient, shape))))
+    (figures, Some(ops::gradient_root(logits, raw::from_values(gradient, shape, &device))))
 }
 
 #[cfg(test)]

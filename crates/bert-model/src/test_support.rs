@@ -2,7 +2,10 @@
 
 use bert_random::{Key, Purpose};
 
+use burn::tensor::Device;
+
 use crate::{
+    backend::BackendKind,
     batch::PretrainBatch,
     config::{HiddenAct, ModelConfig},
 };
@@ -11,6 +14,16 @@ pub(crate) mod composed;
 
 /// Tokens, (column, label) of the masked ones, sentence label; segment B starts after the first token 3.
 type Row<'a> = (&'a [u32], &'a [(u32, u32)], u8);
+
+/// The CPU backends of this build: what builds a model is tested on each of them.
+pub(crate) fn backends() -> Vec<BackendKind> {
+    BackendKind::compiled_in()
+}
+
+/// Their devices, without autodiff.
+pub(crate) fn devices() -> Vec<Device> {
+    backends().into_iter().map(|backend| backend.device().unwrap()).collect()
+}
 
 /// A model small enough for finite differences.
 pub(crate) fn tiny_config() -> ModelConfig {

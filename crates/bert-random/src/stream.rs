@@ -24,19 +24,29 @@ impl Stream {
     /// Returns 32 uniform bits.
     #[inline]
     pub fn next_u32(&mut self) -> u32 {
-        if self.num_used == self.words.len() {
-            self.words = self.key.block(Domain::Stream, self.next_block);
-            self.next_block += 1;
-            self.num_used = 0;
+        if self.num_used >= self.words.len() {
+            self.refill();
         }
         let word = self.words[self.num_used];
         self.num_used += 1;
         word
     }
 
+    /// Computes the next block.
+    #[inline]
+    fn refill(&mut self) {
+        self.words = self.key.block(Domain::Stream, self.next_block);
+        self.next_block += 1;
+        self.num_used = 0;
+    }
+
     /// Returns 64 uniform bits: the next two words, low word first.
     #[inline]
     pub fn next_u64(&mut self) -> u64 {
+        if let Some([low, high]) = self.words.get(self.num_used..self.num_used + 2) {
+            self.num_used += 2;
+            return u64::from(*high) << 32 | u64::from(*low);
+        }
         let low = u64::from(self.next_u32());
         u64::from(self.next_u32()) << 32 | low
     }
@@ -48,6 +58,7 @@ impl Stream {
     /// # Panics
     ///
     /// If `n` is 0: there is no integer below it.
+    #[inline]
     pub fn below(&mut self, n: u64) -> u64 {
         assert!(n > 0, "below(n) needs n > 0: the range 0..0 is empty");
         let mut product = u128::from(self.next_u64()) * u128::from(n);

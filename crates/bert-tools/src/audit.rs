@@ -13,7 +13,7 @@ use bert_data::{
     text::TextSources,
 };
 use bert_train::{
-    config,
+    config::{self, SourceSection},
     data_settings::{pretrain_data, shard_request},
 };
 
@@ -39,7 +39,8 @@ pub fn run(arguments: &AuditArguments) -> anyhow::Result<()> {
     if let Some(path) = &arguments.json {
         write_json(path, &report)?;
     }
-    print(&report);
+    let names: Vec<&str> = config.data.sources.iter().map(SourceSection::path).collect();
+    print(&report, &names);
     verdict(&report)
 }
 
@@ -65,8 +66,12 @@ fn verdict(report: &AuditReport) -> anyhow::Result<()> {
     Err(ToolError::Damaged(message).into())
 }
 
-fn print(report: &AuditReport) {
+fn print(report: &AuditReport, names: &[&str]) {
     print_corpus(&report.corpus);
+    for (source, name) in report.sources.iter().zip(names) {
+        row("source", format!("{name}: {} documents", thousands(source.num_documents)));
+        row("", format!("x {}, {} samples per epoch", source.weight, thousands(source.num_samples)));
+    }
     if let Some(samples) = &report.samples {
         print_samples(samples);
     }

@@ -28,6 +28,20 @@ struct Counts {
     invalid: InvalidText,
 }
 
+impl Counts {
+    fn add(&mut self, other: &Self) {
+        self.num_documents += other.num_documents;
+        self.num_sentences += other.num_sentences;
+        self.num_chars += other.num_chars;
+        self.longest_sentence_chars = self.longest_sentence_chars.max(other.longest_sentence_chars);
+        self.num_tokens += other.num_tokens;
+        self.num_unknown += other.num_unknown;
+        self.num_text_bytes += other.num_text_bytes;
+        self.invalid.num_lines += other.invalid.num_lines;
+        self.invalid.first = self.invalid.first.or(other.invalid.first);
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -45,7 +59,9 @@ fn stats(arguments: &StatsArguments) -> anyhow::Result<()> {
     let paths: Vec<PathBuf> = arguments.input.iter().map(PathBuf::from).collect();
     let sources = TextSources::list(&paths)?;
     let tokenizer = open_tokenizer(arguments)?;
-    let counts = count(&sources, tokenizer.as_ref())?;
+    let by_source = count(&sources, tokenizer.as_ref())?;
+    let mut counts = Counts::default();
+    by_source.iter().for_each(|own| counts.add(own));
     row("files", thousands(sources.files().len() as u64));
     row("size", megabytes(sources.num_bytes()));
     row("text", megabytes(counts.num_text_bytes));
@@ -65,6 +81,12 @@ fn stats(arguments: &StatsArguments) -> anyhow::Result<()> {
         row("tokens", thousands(counts.num_tokens));
         row("[UNK]", format!("{} ({})", thousands(counts.num_unknown), percent(unknown_share)));
     }
+    if by_source.len() > 1 {
+        for (own, name) in by_source.iter().zip(&arguments.input) {
+            let (documents, text) = (thousands(own.num_documents), megabytes(own.num_text_bytes));
+            row("source", format!("{name}: {documents} documents, {text}"));
+        }
+    }
     Ok(())
 }
 
@@ -73,14 +95,16 @@ fn open_tokenizer(arguments: &StatsArguments) -> anyhow::Result<Option<Tokenizer
     Ok(arguments.tokenizer.as_ref().map(open).transpose()?)
 }
 
-fn count(sources: &TextSources, tokenizer: Option<&Tokenizer>) -> anyhow::Result<Counts> {
-    let mut counts = Counts::default();
+/// Counts each source.
+fn count(sources: &TextSources, tokenizer: Option<&Tokenizer>) -> anyhow::Result<Vec<Counts>> {
+    let mut by_source = vec![Counts::default(); sources.num_sources()];
     for block in sources.blocks(u64::MAX)? {
+        let counts = &mut by_source[sources.source_of_block(&block)];
         let mut reader = TextReader::new(sources, &block).replacing_invalid();
         while let Some(text) = reader.next_line()? {
             match text {
                 TextLine::DocumentEnd => counts.num_documents += 1,
-                TextLine::Sentence(sentence) => count_sentence(&mut counts, &sentence, tokenizer)?,
+                TextLine::Sentence(sentence) => count_sentence(counts, &sentence, tokenizer)?,
             }
         }
         counts.num_text_bytes += reader.num_text_bytes();
@@ -88,7 +112,7 @@ fn count(sources: &TextSources, tokenizer: Option<&Tokenizer>) -> anyhow::Result
         counts.invalid.num_lines += invalid.num_lines;
         counts.invalid.first = counts.invalid.first.or(invalid.first);
     }
-    Ok(counts)
+    Ok(by_source)
 }
 
 fn count_sentence(counts: &mut Counts, sentence: &str, tokenizer: Option<&Tokenizer>) -> anyhow::Result<()> {

@@ -230,14 +230,48 @@ fn audit_names_planted_faults_and_ends_with_3() {
 }
 
 #[test]
-fn a_damaged_shard_is_named() {
+fn damaged_shards_are_named_and_a_rebuild_mends_them() {
     let dir = folder_with_vocabulary();
     succeeds(dir.path(), &BUILD);
-    let shard = dir.path().join("shards/shard-00000.bin");
-    let mut bytes = fs::read(&shard).unwrap();
-    bytes[5] ^= 1;
-    fs::write(&shard, bytes).unwrap();
-    fails(dir.path(), &["shards", "verify", "shards"], 3, &["shard-00000.bin", "BLAKE3"]);
+    let rebuild: Vec<&str> = BUILD.into_iter().chain(["--rebuild"]).collect();
+    for name in ["shard-00000.bin", "shard-00000.idx", "shard-00000.words", "manifest.json"] {
+        let file = dir.path().join("shards").join(name);
+        let good = fs::read(&file).unwrap();
+        let mut flipped = good.clone();
+        flipped[good.len() / 2] ^= 1;
+        for bad in [&flipped[..], &good[..good.len() - 2]] {
+            fs::write(&file, bad).unwrap();
+            fails(dir.path(), &["shards", "verify", "shards"], 3, &[name, "expected", "--rebuild"]);
+            assert!(succeeds(dir.path(), &rebuild).starts_with("built"), "{name}");
+            assert_eq!(fs::read(&file).unwrap(), good);
+        }
+        fs::remove_file(&file).unwrap();
+        fails(
+            dir.path(),
+            &["shards", "verify", "shards"],
+            if name == "manifest.json" { 2 } else { 3 },
+            &[name],
+        );
+        fs::write(&file, good).unwrap();
+    }
+    assert!(succeeds(dir.path(), &BUILD).starts_with("already there"));
+}
+
+#[test]
+fn shards_of_another_tokenizer_language_or_lexicon_are_refused_by_name() {
+    let dir = folder_with_vocabulary();
+    succeeds(dir.path(), &BUILD);
+    let other = |from: &str, to: &'static str| BUILD.map(|word| if word == from { to } else { word });
+    fails(dir.path(), &other("zh", "en"), 3, &["language", "expected En, got Zh", "--rebuild"]);
+    fs::write(dir.path().join("lexicon.txt"), "天下大势\n").unwrap();
+    let lexicon: Vec<&str> = BUILD.into_iter().chain(["--lexicon", "lexicon.txt"]).collect();
+    fails(dir.path(), &lexicon, 3, &["lexicon", "got none", "--rebuild"]);
+    let vocabulary = fs::read_to_string(dir.path().join("vocab.txt")).unwrap();
+    fs::write(dir.path().join("other.txt"), vocabulary + "zzz\n").unwrap();
+    fails(dir.path(), &other("vocab.txt", "other.txt"), 3, &["tokenizer", "--rebuild"]);
+    let newer = r#"{"format_version": 7}"#;
+    fs::write(dir.path().join("shards/manifest.json"), newer).unwrap();
+    fails(dir.path(), &["shards", "verify", "shards"], 3, &["version", "expected 2, got 7", "--rebuild"]);
 }
 
 #[test]

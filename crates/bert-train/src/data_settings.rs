@@ -11,7 +11,7 @@ use bert_data::{
 };
 use bert_model::{HiddenAct, ModelConfig};
 
-use crate::config::{Config, Language, Mode, Objective, Strategy, Unit};
+use crate::config::{Config, Language, Mode, Objective, Order, SourceSection, Strategy, Unit};
 
 /// Text per shard: large enough to read in runs, small enough to share the building over ranks. Shards of any size
 /// hold the same documents in the same order, so this changes no number.
@@ -22,7 +22,7 @@ const SHARD_TEXT_BYTES: u64 = 64 << 20;
 pub fn shard_request(config: &Config, tokenizer: &Arc<Tokenizer>) -> ShardBuildRequest {
     let lexicon = &config.masking.lexicon;
     ShardBuildRequest {
-        sources: config.data.sources.iter().map(|source| PathBuf::from(&source.path)).collect(),
+        sources: config.data.sources.iter().map(|source| PathBuf::from(source.path())).collect(),
         tokenizer: Arc::clone(tokenizer),
         language: match config.data.language {
             Language::Zh => bert_data::Language::Zh,
@@ -32,7 +32,7 @@ pub fn shard_request(config: &Config, tokenizer: &Arc<Tokenizer>) -> ShardBuildR
         dir: config.data.shards.clone(),
         shard_text_bytes: SHARD_TEXT_BYTES,
         when_stale: WhenStale::Refuse,
-        strict: true,
+        strict: config.data.strict,
     }
 }
 
@@ -48,7 +48,11 @@ pub fn pretrain_data(config: &Config) -> PretrainDataConfig {
             Objective::None => SentenceObjective::None,
         },
         masking: masking(config),
-        order: SampleOrder::Global,
+        source_weights: config.data.sources.iter().map(SourceSection::weight).collect(),
+        order: match config.data.order {
+            Order::Global => SampleOrder::Global,
+            Order::Blocks => SampleOrder::BLOCKS,
+        },
         global_batch_size: config.train.global_batch_size,
         micro_batch_size: config.train.micro_batch_size,
         validation_fraction: config.data.validation_fraction,

@@ -1,16 +1,20 @@
 //! `--dry-run`: what would be trained, in numbers, without training.
 //!
-//! Owns the arithmetic of the plan. Opens the tokenizer only, since the vocabulary decides the size of the model.
+//! Owns the arithmetic of the plan. Opens the tokenizer, since the vocabulary decides the size of the model, and the
+//! shards if they are built.
 
 use std::fmt::Write;
 
 use bert_coordinator::sums_like_one_rank;
-use bert_data::Tokenizer;
+use bert_data::{
+    Corpus, Tokenizer,
+    shards::{Verify, is_shard_folder},
+};
 use bert_model::ParameterLayout;
 
 use crate::{
     config::{Config, OptimizerState},
-    data_settings,
+    data_settings, device,
     error::TrainError,
     machine,
 };
@@ -22,7 +26,7 @@ const F32_BYTES: usize = 4;
 ///
 /// # Errors
 ///
-/// [`TrainError::Data`] if the tokenizer cannot be read.
+/// [`TrainError::Data`] if the tokenizer or the shards cannot be read.
 pub fn plan(config: &Config, num_ranks: usize, num_local_ranks: usize) -> Result<String, TrainError> {
     let tokenizer = Tokenizer::from_vocab_file(&config.data.tokenizer, config.data.lowercase)?;
     let layout = ParameterLayout::new(&data_settings::model_config(config, tokenizer.vocab_size()));
@@ -38,6 +42,8 @@ pub fn plan(config: &Config, num_ranks: usize, num_local_ranks: usize) -> Result
     line("parameters", num_parameters.to_string());
     line("vocabulary", tokenizer.vocab_size().to_string());
     line("ranks x threads", format!("{num_ranks} x {num_threads}"));
+    let backend = device::choose(config.device.backend, 0)?;
+    line("backend", format!("{} ({})", backend.kind.name(), backend.reason));
     line("slots of a step", format!("{num_slots} of {} sequences", config.train.micro_batch_size));
     line("slots per rank", format!("{:.2}", num_slots as f64 / num_ranks as f64));
     line(
@@ -50,13 +56,33 @@ pub fn plan(config: &Config, num_ranks: usize, num_local_ranks: usize) -> Result
     for bucket in &layout.buckets {
         line(&format!("bucket `{}`", bucket.name), megabytes(bucket.num_elements * F32_BYTES));
     }
-    let built = config.data.shards.join("manifest.json").exists();
+    let built = is_shard_folder(&config.data.shards);
+    for (idx, source) in config.data.sources.iter().enumerate() {
+        let num_documents = if built {
+            documents_of_source(config, idx)?
+        } else {
+            "unknown before the shards are built".into()
+        };
+        line("source", format!("{} x {}: {num_documents}", source.path(), source.weight()));
+    }
     line(
         "shards",
         format!("{} ({})", config.data.shards.display(), if built { "built" } else { "built at start" }),
     );
     line("run folder", config.run_dir().display().to_string());
     Ok(text.trim_end().to_string())
+}
+
+/// Documents of a source, and how many of them an epoch reads.
+fn documents_of_source(config: &Config, source_idx: usize) -> Result<String, TrainError> {
+    let corpus = Corpus::open(&config.data.shards, Verify::Sizes)?;
+    let borders = corpus.source_borders();
+    let Some([start, end]) = borders.get(source_idx..source_idx + 2) else {
+        return Ok("not in these shards".to_string());
+    };
+    let num_documents = end - start;
+    let num_read = num_documents as f64 * config.data.sources[source_idx].weight();
+    Ok(format!("{num_documents} documents, {num_read:.1} readings per epoch before any are held out"))
 }
 
 fn optimizer_bytes(config: &Config, num_parameters: usize, num_ranks: usize) -> usize {

@@ -8,11 +8,12 @@ use bert_coordinator::{Coordinator, CoordinatorOptions, Launch, LauncherInfo, Th
 
 use crate::{
     config::Config,
+    device,
     error::TrainError,
     run_dir::RunDir,
     screen::{Screen, start_logging},
     session::{Outcome, Session},
-    setup,
+    setup::{self, MachineUse},
     signals::StopFlag,
     trainer::Trainer,
 };
@@ -69,10 +70,14 @@ pub fn run_rank(
     if !is_debug || world.is_first() {
         start_logging(&config.log, &screen, world.is_first(), &run_dir.log(world.rank()))?;
     }
-    let num_threads = setup::start_threads(config, num_local_ranks(launcher, world.num_ranks()), is_debug)?;
+    let backend = device::choose(config.device.backend, device::local_rank(|name| env::var(name).ok()))?;
+    tracing::info!("backend {}: {}", backend.kind, backend.reason);
+    let num_local_ranks = num_local_ranks(launcher, world.num_ranks());
+    let num_threads = setup::start_threads(config, backend.kind, num_local_ranks, is_debug)?;
     let data = setup::prepare_data(coordinator, config)?;
-    let mut model = setup::prepare_model(coordinator, config, data.tokenizer.vocab_size())?;
-    let identity = setup::prepare_identity(coordinator, config, &data, &model, &run_dir, num_threads)?;
+    let mut model = setup::prepare_model(coordinator, config, backend.kind, data.tokenizer.vocab_size())?;
+    let machine = MachineUse { backend, num_threads };
+    let identity = setup::prepare_identity(coordinator, config, &data, &model, &run_dir, &machine)?;
     let (states, num_steps) = setup::resume(coordinator, config, &run_dir, &identity, &mut model, is_debug)?;
     let prefetcher = setup::start_prefetch(coordinator, config, &data.data, num_steps)?;
     let samples =

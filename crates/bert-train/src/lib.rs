@@ -1,7 +1,7 @@
 //! Pre-trains BERT: joins model, data and ranks.
 //!
 //! - [`config`], [`cli`]: what the user asks for.
-//! - [`launch`]: from there to a session on every rank; [`session`]: the course of a run.
+//! - [`launch`]: from there to a session on every rank; [`device`]: the backend; [`session`]: the course of a run.
 //! - [`step`]: one optimization step, on one screen; [`trainer`], [`optimizer`], [`schedule`], [`verdict`],
 //!   [`control`], [`phase`]: its parts.
 //! - [`checkpoint`], [`saver`]: complete or not there. [`eval`], [`metrics`], [`report`], [`screen`]: what is told.
@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod data_settings;
+pub mod device;
 pub mod dry_run;
 pub mod error;
 pub mod eval;

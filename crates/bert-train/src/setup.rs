@@ -16,6 +16,7 @@ use bert_random::{Key, Purpose};
 use crate::{
     config::{Config, fingerprint},
     data_settings,
+    device::Choice,
     error::TrainError,
     eval::HeldOut,
     machine,
@@ -34,6 +35,15 @@ pub struct PreparedData {
     pub tokenizer: Arc<Tokenizer>,
     /// Fingerprint of the token shards.
     pub corpus_fingerprint: String,
+}
+
+/// What a rank computes with.
+#[derive(Clone, Debug)]
+pub struct MachineUse {
+    /// The backend and why it was chosen.
+    pub backend: Choice,
+    /// Compute threads of this rank.
+    pub num_threads: usize,
 }
 
 /// Makes or checks the run folder; the folder of a debug run may change its configuration.
@@ -72,8 +82,29 @@ pub fn prepare_data(coordinator: &Coordinator, config: &Config) -> Result<Prepar
         let corpus_fingerprint = corpus.fingerprint().to_string();
         let settings = data_settings::pretrain_data(config);
         let data = PretrainData::new(Arc::new(corpus), settings)?;
+        if coordinator.world().is_first() {
+            tell_sources(config, &data)?;
+        }
         Ok(PreparedData { data: Arc::new(data), tokenizer: Arc::clone(&tokenizer), corpus_fingerprint })
     })
+}
+
+/// Several sources, or one with a weight: what each gives.
+fn tell_sources(config: &Config, data: &PretrainData) -> Result<(), TrainError> {
+    let figures = data.sources(0)?;
+    if figures.len() == 1 && figures[0].weight == 1.0 {
+        return Ok(());
+    }
+    for (source, found) in config.data.sources.iter().zip(figures) {
+        tracing::info!(
+            "source `{}` x {}: {} documents, {} samples in the first epoch",
+            source.path(),
+            found.weight,
+            found.num_documents,
+            found.num_samples
+        );
+    }
+    Ok(())
 }
 
 /// Builds the shards where there are none: rank 0 decides, every rank builds its share, rank 0 joins them.
@@ -110,6 +141,12 @@ fn build_shards(
                 manifest.counts.num_tokens,
                 manifest.counts.num_documents
             );
+            if let Some((path, byte)) = manifest.first_invalid() {
+                let num_lines = manifest.counts.num_invalid_lines;
+                tracing::warn!(
+                    "{num_lines} lines are not UTF-8; bytes replaced, the first at byte {byte} of {path}"
+                );
+            }
         }
         Ok(())
     })
@@ -138,13 +175,19 @@ pub fn check_plan(coordinator: &Coordinator, config: &Config) -> Result<(), Trai
     Ok(())
 }
 
-/// Sets the size of the compute pool of this process; returns it.
+/// Sets the size of the compute pools of this process, ours and that of the backend; returns it.
 ///
 /// # Errors
 ///
 /// [`TrainError`] if the pool cannot be started.
-pub fn start_threads(config: &Config, num_local_ranks: usize, is_debug: bool) -> Result<usize, TrainError> {
+pub fn start_threads(
+    config: &Config,
+    backend: BackendKind,
+    num_local_ranks: usize,
+    is_debug: bool,
+) -> Result<usize, TrainError> {
     let num_threads = machine::num_threads(config.run.threads_per_rank, num_local_ranks);
+    backend.set_num_threads(num_threads);
     let started = rayon::ThreadPoolBuilder::new().num_threads(num_threads).build_global();
     match started {
         // The ranks of a debug run share the pool that the first of them started.
@@ -162,11 +205,12 @@ pub fn start_threads(config: &Config, num_local_ranks: usize, is_debug: bool) ->
 pub fn prepare_model(
     coordinator: &Coordinator,
     config: &Config,
+    backend: BackendKind,
     vocab_size: usize,
 ) -> Result<PretrainModel, TrainError> {
     let model_config = data_settings::model_config(config, vocab_size);
     let key = Key::new(config.run.seed, Purpose::Init);
-    let built = PretrainModel::init(&model_config, key, BackendKind::Flex).map_err(TrainError::from);
+    let built = PretrainModel::init(&model_config, key, backend).map_err(TrainError::from);
     let mut model = agree(coordinator, "model", built)?;
     if config.init.from != "scratch" {
         let folder = model_folder(Path::new(&config.init.from));
@@ -205,7 +249,7 @@ pub fn prepare_identity(
     data: &PreparedData,
     model: &PretrainModel,
     run_dir: &RunDir,
-    num_threads: usize,
+    machine: &MachineUse,
 ) -> Result<Identity, TrainError> {
     let json = |error: serde_json::Error| TrainError::Setup(error.to_string());
     let identity = Identity {
@@ -219,6 +263,7 @@ pub fn prepare_identity(
     coordinator.check_equal(&[
         ("program version", version.clone()),
         ("configuration", identity.config_hash.clone()),
+        ("backend", machine.backend.kind.name().to_string()),
         ("optimizer state", format!("{:?}", config.distributed.optimizer_state)),
         ("rhythm", format!("{:?} {:?}", config.checkpoint, config.train)),
         ("tokenizer", identity.tokenizer_fingerprint.clone()),
@@ -230,8 +275,8 @@ pub fn prepare_identity(
         version,
         communicator: coordinator.library().to_string(),
         num_ranks: world.num_ranks(),
-        threads_per_rank: num_threads,
-        backend: "flex".to_string(),
+        threads_per_rank: machine.num_threads,
+        backend: machine.backend.kind.name().to_string(),
         corpus_fingerprint: identity.corpus_fingerprint.clone(),
         tokenizer_fingerprint: identity.tokenizer_fingerprint.clone(),
         layout_hash: identity.layout_hash.clone(),
@@ -242,11 +287,10 @@ pub fn prepare_identity(
     let written = if world.is_first() { run_dir.write_record(config, &record) } else { Ok(()) };
     agree(coordinator, "run record", written)?;
     tracing::info!(
-        "{} parameters, {} ranks x {} threads, backend flex ({}), {}",
+        "{} parameters, {} ranks x {} threads, {}",
         model.layout().num_elements(),
         world.num_ranks(),
-        num_threads,
-        "pure Rust, the only one compiled in",
+        machine.num_threads,
         coordinator.library()
     );
     Ok(identity)

@@ -1,10 +1,12 @@
-//! Automation of this repository: `cargo xtask ci` and its single steps.
+//! Automation of this repository: `cargo xtask ci` and its single steps, and benchmarks.
 //!
 //! Owns which commands make up the checks and in which order. `.ci/run` calls the same steps by name, then the tests, so
 //! that one command locally is what the service runs. It links no other crate of this workspace.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a binary talks to its user")]
 
+mod bench;
+mod fuzz;
 mod steps;
 mod tidy;
 
@@ -21,9 +23,9 @@ struct Args {
     command: Command,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Clone, Subcommand)]
 enum Command {
-    /// Run everything below, the cheapest check first, and stop at the first failure.
+    /// Run everything below but `bench` and `fuzz`, the cheapest check first, and stop at the first failure.
     Ci,
     /// Check the formatting, or write it.
     Fmt {
@@ -39,6 +41,23 @@ enum Command {
     Docs,
     /// Run all tests.
     Test,
+    /// Measure speed.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Feed the parsers of bert-data with made-up bytes; see docs/fuzzing.md. No part of `ci`.
+    Fuzz {
+        /// One target; all of them if none is named.
+        target: Option<String>,
+        /// Time for each target.
+        #[arg(long, default_value_t = 600)]
+        seconds: u32,
+    },
+}
+
+#[derive(Clone, Subcommand)]
+enum BenchCommand {
+    /// The data pipeline beside Hugging Face's collators and Google's script.
+    Data(bench::DataArgs),
 }
 
 fn main() -> ExitCode {
@@ -58,9 +77,11 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Fmt { fix: true } => Step::cargo("fmt", &["fmt", "--all"]).run(&root),
         Command::Fmt { fix: false } => steps::fmt().run(&root),
         Command::Tidy => tidy(&root),
-        Command::Clippy => run_all(&root, &steps::clippy()),
+        Command::Clippy => run_all(&root, &steps::clippy(steps::has_libtorch())),
         Command::Docs => steps::docs().run(&root),
-        Command::Test => run_all(&root, &steps::test(steps::has_nextest(&root))),
+        Command::Fuzz { target, seconds } => fuzz::run(&root, target.as_deref(), seconds),
+        Command::Test => run_all(&root, &steps::test(steps::has_nextest(&root), steps::has_libtorch())),
+        Command::Bench(BenchCommand::Data(args)) => bench::data(&root, &args),
     }
 }
 
@@ -68,9 +89,9 @@ fn run(command: Command) -> anyhow::Result<()> {
 fn ci(root: &Path) -> anyhow::Result<()> {
     steps::fmt().run(root)?;
     tidy(root)?;
-    run_all(root, &steps::clippy())?;
+    run_all(root, &steps::clippy(steps::has_libtorch()))?;
     steps::docs().run(root)?;
-    run_all(root, &steps::test(steps::has_nextest(root)))?;
+    run_all(root, &steps::test(steps::has_nextest(root), steps::has_libtorch()))?;
     println!("==> ci: all checks passed");
     Ok(())
 }

@@ -58,15 +58,20 @@ pub fn fmt() -> Step {
     Step::cargo("fmt", &["fmt", "--all", "--check"])
 }
 
-/// Clippy on everything, then the build without MPI, which must work on a machine that has none.
-pub fn clippy() -> [Step; 2] {
-    [
-        Step::cargo(
-            "clippy",
-            &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"],
-        ),
+/// Clippy on everything, then the build without MPI, which must work on a machine that has none; where libtorch is
+/// assembled, clippy also on the code of both of its features.
+pub fn clippy(has_libtorch: bool) -> Vec<Step> {
+    const FLAGS: [&str; 3] = ["--", "-D", "warnings"];
+    let everything = ["clippy", "--release", "--workspace", "--all-targets"];
+    let mut all = vec![
+        Step::cargo("clippy", &[&everything[..], &FLAGS].concat()),
         Step::cargo("no-mpi", &["check", "--release", "-p", "bert-train", "--no-default-features"]),
-    ]
+    ];
+    if has_libtorch {
+        let with_libtorch = [&everything[..], &["--features", "libtorch-cuda"], &FLAGS].concat();
+        all.push(Step::cargo("clippy-libtorch", &with_libtorch));
+    }
+    all
 }
 
 /// The documentation of every crate, with warnings as errors.
@@ -75,18 +80,32 @@ pub fn docs() -> Step {
     Step { env: Some(("RUSTDOCFLAGS", "-D warnings")), ..step }
 }
 
-/// All tests. cargo-nextest enforces time limits and runs multi-process tests one at a time; it leaves out the
-/// examples in the documentation, which follow on their own.
-pub fn test(has_nextest: bool) -> Vec<Step> {
+/// All tests, on every backend that is compiled in: on libtorch too where it is assembled. cargo-nextest enforces time
+/// limits and runs multi-process tests one at a time; it leaves out the examples in the documentation, which follow on
+/// their own.
+pub fn test(has_nextest: bool, has_libtorch: bool) -> Vec<Step> {
+    let features: &[&str] = if has_libtorch { &["--features", "libtorch"] } else { &[] };
+    let step = |name, args: &[&'static str]| Step::cargo(name, &[args, features].concat());
     if has_nextest {
-        return vec![
-            Step::cargo("test", &["nextest", "run", "--release", "--workspace"]),
-            Step::cargo("doc-test", &["test", "--release", "--workspace", "--doc"]),
-        ];
+        let mut all = vec![step("test", &["nextest", "run", "--release", "--workspace"])];
+        if has_libtorch {
+            let programs = "package(bert-train) & kind(test)";
+            let again =
+                step("test-libtorch", &["nextest", "run", "--release", "--workspace", "-E", programs]);
+            all.push(Step { env: Some(("BERT_TRAIN_TEST_BACKEND", "libtorch")), ..again });
+        }
+        all.push(step("doc-test", &["test", "--release", "--workspace", "--doc"]));
+        return all;
     }
     let notice = "cargo-nextest is not installed: falling back to `cargo test`, without the time limits of \
                   .config/nextest.toml. Install it with `cargo install --locked cargo-nextest`.";
-    vec![Step { notice: Some(notice), ..Step::cargo("test", &["test", "--release", "--workspace"]) }]
+    vec![Step { notice: Some(notice), ..step("test", &["test", "--release", "--workspace"]) }]
+}
+
+/// Returns whether launch/setup.sh has assembled libtorch; cargo sets `LIBTORCH` (.cargo/config.toml).
+pub fn has_libtorch() -> bool {
+    std::env::var_os("LIBTORCH")
+        .is_some_and(|folder| Path::new(&folder).join("lib/libtorch_cpu.so").is_file())
 }
 
 /// Returns whether `cargo nextest` can be run.
@@ -102,9 +121,11 @@ mod tests {
 
     fn all_steps() -> Vec<Step> {
         let mut all = vec![fmt(), docs()];
-        all.extend(clippy());
-        all.extend(test(true));
-        all.extend(test(false));
+        for has_libtorch in [false, true] {
+            all.extend(clippy(has_libtorch));
+            all.extend(test(true, has_libtorch));
+            all.extend(test(false, has_libtorch));
+        }
         all
     }
 
@@ -117,7 +138,7 @@ mod tests {
 
     #[test]
     fn without_nextest_the_user_is_told() {
-        let fallback = test(false);
+        let fallback = test(false, false);
         assert_eq!(fallback.len(), 1);
         assert!(fallback[0].notice.is_some_and(|notice| notice.contains("not installed")));
     }

@@ -131,7 +131,7 @@ pub(super) fn of_corpus(
             figures.misaligned_share,
             MAX_MISALIGNED_SHARE,
             "of the tokens over the border of a word",
-            "train a vocabulary from this text, or take the words that cut its tokens out of the lexicon",
+            "train a vocabulary from this text: these tokens join characters that belong to different words",
         ),
         special_tokens(figures),
         duplicates("duplicate_documents", &figures.duplicate_documents, MAX_DUPLICATE_DOCUMENT_SHARE),
@@ -328,7 +328,7 @@ fn pair_checks(pairs: &PairFigures, num_samples: u64) -> Vec<Check> {
         format!("{:.4} of {num_samples}", pairs.negative_share),
         "audit more samples (--samples): a corpus of few documents comes nearer over several epochs",
     )];
-    if let Some(test) = &pairs.partner_test {
+    if pairs.num_random > 0 {
         checks.push(Check::new(
             "partners_own_document",
             pairs.num_own_document == 0,
@@ -336,6 +336,8 @@ fn pair_checks(pairs: &PairFigures, num_samples: u64) -> Vec<Check> {
             pairs.num_own_document.to_string(),
             "report this with the configuration: it is a defect of the program",
         ));
+    }
+    if let Some(test) = &pairs.partner_test {
         checks.push(Check::new(
             "partners_uniform",
             test.p_value >= MIN_P_VALUE,

@@ -82,9 +82,11 @@ pub struct LengthFigures {
 pub struct PairFigures {
     /// Share of label 1: random under NSP, swapped under SOP.
     pub negative_share: f64,
-    /// Random partners from the first segment's own document.
+    /// Random partners.
+    pub num_random: u64,
+    /// Those among them from the first segment's own document.
     pub num_own_document: u64,
-    /// Test of the partners' documents against a uniform choice, for NSP.
+    /// Test of the partners' documents against a uniform choice; absent where another choice is asked for.
     pub partner_test: Option<ChiSquare>,
 }
 
@@ -370,7 +372,8 @@ impl Ruler<'_> {
     /// `(n * negatives - negatives whose own document is in it) / (documents - 1)`.
     fn pair_figures(&self, tally: &Tally) -> PairFigures {
         let num_random: u64 = tally.partners.iter().sum();
-        let partner_test = (num_random > 0).then(|| {
+        let is_tested = num_random > 0 && self.data.has_uniform_partners();
+        let partner_test = is_tested.then(|| {
             let mut num_documents = vec![0u64; self.num_bins];
             let documents = 0..self.data.corpus().num_documents();
             for document in documents.filter(|&document| self.data.is_trained_on(document)) {
@@ -388,6 +391,7 @@ impl Ruler<'_> {
         });
         PairFigures {
             negative_share: share(tally.labels[1], tally.labels[0] + tally.labels[1]),
+            num_random,
             num_own_document: tally.num_own_document,
             partner_test,
         }

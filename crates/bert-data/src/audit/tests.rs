@@ -77,6 +77,16 @@ fn a_sound_corpus_passes_under_every_objective_and_strategy() {
     }
 }
 
+/// Partners come from the own block there, so the test of a choice over the whole corpus does not apply.
+#[test]
+fn a_sound_corpus_passes_in_the_order_by_blocks() {
+    let order = SampleOrder::Blocks { block_sentences: 1, window_blocks: 2 };
+    let report = report(&text(200, 30), &PretrainDataConfig { order, ..config(SentenceObjective::Nsp) });
+    fails(&report, &[]);
+    assert_eq!(verdict(&report, "partners_own_document"), Verdict::Pass);
+    assert!(report.checks.iter().all(|check| check.name != "partners_uniform"));
+}
+
 #[test]
 fn duplicate_documents_and_sentences_are_named() {
     let sound = text(100, 10);

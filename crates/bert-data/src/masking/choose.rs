@@ -2,9 +2,10 @@
 //!
 //! A length is drawn first, then a place for it among all places where it fits; a length that fits nowhere is
 //! drawn again among the shorter ones. The number drawn first is kept, so that the distribution asked for and
-//! the one realised can be compared.
+//! the one realised can be compared. Weights without single words have a way of their own ([`super::fill`]).
 
 use super::MaskedUnit;
+use super::fill::choose_exactly;
 use crate::config::{MaskStrategy, MaskingConfig};
 use bert_random::Stream;
 
@@ -19,6 +20,16 @@ pub fn span_weights() -> Vec<f64> {
     let weights: Vec<f64> = (0..SPAN_MAX_WORDS as i32).map(|n| SPAN_P * (1.0 - SPAN_P).powi(n)).collect();
     let sum: f64 = weights.iter().sum();
     weights.into_iter().map(|weight| weight / sum).collect()
+}
+
+/// Weights of 1, 2, .. words that have a name: "albert" (Lan et al. 2020: P(n) proportional to 1/n, up to 3) and
+/// "macbert" (Cui et al. 2020, section 3.1). `None` for any other name.
+pub fn ngram_preset(name: &str) -> Option<Vec<f64>> {
+    match name {
+        "albert" => Some(vec![6.0, 3.0, 2.0]),
+        "macbert" => Some(vec![0.4, 0.3, 0.2, 0.1]),
+        _ => None,
+    }
 }
 
 /// Weight of units of 1, 2, .. words; need not sum to 1.
@@ -37,6 +48,19 @@ pub(super) struct Word {
     pub(super) end: usize,
     /// Tokens of it that may be masked: all but `[UNK]`.
     pub(super) num_tokens: usize,
+}
+
+/// Memory of one choice, used again for the next.
+#[derive(Debug, Default)]
+pub(crate) struct Choice {
+    /// The words to choose from.
+    pub(super) words: Vec<Word>,
+    /// Words not taken yet.
+    pub(super) is_free: Vec<bool>,
+    /// Where a unit of the length just drawn could begin.
+    pub(super) places: Vec<Place>,
+    /// Words in random order.
+    pub(super) order: Vec<u32>,
 }
 
 /// How units are chosen.
@@ -65,8 +89,9 @@ impl Chooser {
         word_starts: &[bool],
         is_special: &[bool],
         unk: u32,
-    ) -> Vec<Word> {
-        let mut words: Vec<Word> = Vec::with_capacity(tokens.len());
+        words: &mut Vec<Word>,
+    ) {
+        words.clear();
         let mut is_after_border = true;
         for (position, &token) in tokens.iter().enumerate() {
             let is_border = is_special[token as usize] && token != unk;
@@ -82,19 +107,28 @@ impl Chooser {
             is_after_border = is_border;
         }
         words.retain(|word| word.num_tokens > 0);
-        words
     }
 
-    /// Chooses units of together at most `budget` tokens, in the order they were drawn.
-    pub(super) fn choose(&self, words: &[Word], budget: usize, stream: &mut Stream) -> Vec<MaskedUnit> {
+    /// Appends units of together at most `budget` tokens, in the order they were drawn.
+    pub(super) fn choose(
+        &self,
+        choice: &mut Choice,
+        budget: usize,
+        stream: &mut Stream,
+        units: &mut Vec<MaskedUnit>,
+    ) {
+        let Choice { words, is_free, places, order } = choice;
         if self.weights.len() == 1 {
-            return choose_single(words, budget, stream);
+            return choose_single(words, budget, stream, order, units);
         }
-        let mut is_free = vec![true; words.len()];
+        if self.weights[0] == 0.0 {
+            units.extend(choose_exactly(&self.weights, words, budget, stream));
+            return;
+        }
+        is_free.clear();
+        is_free.resize(words.len(), true);
         let mut left = budget;
-        let mut units = Vec::new();
-        let mut places = Vec::with_capacity(words.len());
-        while let Some(unit) = self.choose_one(words, &is_free, left, &mut places, stream) {
+        while let Some(unit) = self.choose_one(words, is_free, left, places, stream) {
             left -= unit.num_tokens;
             is_free[unit.first_word..unit.first_word + unit.num_words].fill(false);
             units.push(MaskedUnit {
@@ -104,7 +138,6 @@ impl Chooser {
                 num_words_drawn: unit.num_words_drawn,
             });
         }
-        units
     }
 
     /// Draws a length and a place for it; `None` if not even the shortest length fits anywhere.
@@ -153,10 +186,10 @@ impl Chooser {
 }
 
 /// Where a unit could begin, and the tokens it would mask.
-#[derive(Clone, Copy)]
-struct Place {
-    first_word: usize,
-    num_tokens: usize,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) first_word: usize,
+    pub(super) num_tokens: usize,
 }
 
 /// A unit that was drawn.
@@ -168,7 +201,13 @@ struct Drawn {
 }
 
 /// All places for `num_words` consecutive free words with at most `left` tokens.
-fn find_places(words: &[Word], is_free: &[bool], num_words: usize, left: usize, places: &mut Vec<Place>) {
+pub(super) fn find_places(
+    words: &[Word],
+    is_free: &[bool],
+    num_words: usize,
+    left: usize,
+    places: &mut Vec<Place>,
+) {
     places.clear();
     let mut num_tokens = 0;
     let mut run = 0;
@@ -192,12 +231,18 @@ fn find_places(words: &[Word], is_free: &[bool], num_words: usize, left: usize, 
 }
 
 /// Single words in random order until the budget is filled; one that does not fit is skipped.
-fn choose_single(words: &[Word], budget: usize, stream: &mut Stream) -> Vec<MaskedUnit> {
-    let mut order: Vec<u32> = (0..words.len() as u32).collect();
-    stream.shuffle(&mut order);
+fn choose_single(
+    words: &[Word],
+    budget: usize,
+    stream: &mut Stream,
+    order: &mut Vec<u32>,
+    units: &mut Vec<MaskedUnit>,
+) {
+    order.clear();
+    order.extend(0..words.len() as u32);
+    stream.shuffle(order);
     let mut left = budget;
-    let mut units = Vec::new();
-    for idx in order {
+    for &idx in order.iter() {
         let Word { start, end, num_tokens } = words[idx as usize];
         if num_tokens <= left {
             left -= num_tokens;
@@ -207,5 +252,4 @@ fn choose_single(words: &[Word], budget: usize, stream: &mut Stream) -> Vec<Mask
             break;
         }
     }
-    units
 }

@@ -52,9 +52,16 @@ fn any_config() -> impl Strategy<Value = MaskingConfig> {
         MaskStrategy::Span,
     ]);
     let unit = prop::sample::select(vec![ReplaceUnit::Token, ReplaceUnit::Span]);
-    (strategy, unit, 0.01f64..0.9, 1usize..60).prop_map(|(strategy, unit, mlm_probability, max)| {
-        MaskingConfig { unit, mlm_probability, max_predictions_per_seq: max, ..config(strategy) }
-    })
+    let weights = prop::sample::select(vec![vec![6.0, 3.0, 2.0], vec![0.0, 3.0, 1.0], vec![0.0, 0.0, 1.0]]);
+    (strategy, unit, 0.01f64..0.9, 1usize..60, weights).prop_map(
+        |(strategy, unit, mlm_probability, max, ngram_weights)| MaskingConfig {
+            unit,
+            mlm_probability,
+            max_predictions_per_seq: max,
+            ngram_weights,
+            ..config(strategy)
+        },
+    )
 }
 
 proptest! {
@@ -89,6 +96,9 @@ proptest! {
             prop_assert!(unit.start >= end, "units overlap");
             end = unit.end;
             prop_assert!(unit.num_words >= 1 && unit.num_words <= unit.num_words_drawn);
+            if config.strategy == MaskStrategy::Ngram {
+                prop_assert!(config.ngram_weights[unit.num_words - 1] > 0.0, "a length nobody asked for");
+            }
             covered.extend((unit.start..unit.end).filter(|&p| tokens[p] != SPECIAL.unk));
             let is_plain = |token: &u32| *token == SPECIAL.unk || (*token > 4 && *token != 17);
             prop_assert!(tokens[unit.start..unit.end].iter().all(is_plain));
@@ -185,9 +195,10 @@ fn first_drawn_lengths_follow_the_weights_and_the_budget_is_nearly_filled() {
         let num_sequences = 4000;
         for n in 0..num_sequences {
             let (tokens, starts) = long_sequence(n);
-            let words = masker.chooser.words(&tokens, &starts, &masker.is_special, SPECIAL.unk);
+            let (mut choice, mut units) = (Choice::default(), vec![]);
+            masker.chooser.words(&tokens, &starts, &masker.is_special, SPECIAL.unk, &mut choice.words);
             // The first unit of a sequence is the only one whose length nothing else has bent.
-            let units = masker.chooser.choose(&words, 77, &mut key(n).stream());
+            masker.chooser.choose(&mut choice, 77, &mut key(n).stream(), &mut units);
             first[units[0].num_words - 1] += 1;
             num_masked += masker.mask(&tokens, &starts, key(n)).positions.len() as u64;
         }

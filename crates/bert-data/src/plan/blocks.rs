@@ -65,6 +65,11 @@ impl Windows {
         Some(windows)
     }
 
+    /// Number of windows.
+    pub(crate) fn len(&self) -> u64 {
+        self.first_samples.len() as u64 - 1
+    }
+
     /// The window a place is in.
     pub(crate) fn window_of(&self, place: u64) -> u64 {
         self.first_samples.partition_point(|&first| first <= place) as u64 - 1
@@ -117,27 +122,37 @@ impl Windows {
 }
 
 impl PlanContext {
-    /// The document of a random second segment: uniform over the other documents of the side, or of its part in
-    /// the own block where samples are ordered by blocks. A block with hardly another document falls back to
-    /// the whole side.
+    /// The document of a random second segment: uniform over the other documents of the side. In training, where
+    /// samples are ordered by blocks, of its part in the own block; where sources have weights, each as likely as it
+    /// is often read, so that first and second segments come from the same text. A block or source with hardly
+    /// another document falls back to the whole side.
     pub(crate) fn partner(&self, own: u64, stream: &mut Stream) -> u64 {
-        if let SampleOrder::Blocks { block_sentences, .. } = self.order
-            && self.split.side(own) == Side::Training
-        {
-            let blocks = Blocks::new(block_sentences, self.runs.len());
-            let block = self.runs.of_document(own) / blocks.runs_per_block;
-            let documents = self.documents_of(blocks.runs(block as u64));
-            for _ in 0..MAX_PARTNER_DRAWS {
-                let other = documents.start + stream.below(documents.end - documents.start);
-                if other != own && self.split.side(other) == Side::Training {
-                    return other;
-                }
+        let is_uniform = self.order == SampleOrder::Global && self.sources.are_equal();
+        if is_uniform || self.split.side(own) != Side::Training {
+            return self.split.other_document(own, stream);
+        }
+        let block = self.block_documents(own);
+        for _ in 0..MAX_PARTNER_DRAWS {
+            let other = match &block {
+                Some(documents) => documents.start + stream.below(documents.end - documents.start),
+                None => self.sources.draw(stream),
+            };
+            if other != own && self.split.side(other) == Side::Training {
+                return other;
             }
         }
         self.split.other_document(own, stream)
     }
 
-    fn documents_of(&self, runs: Range<usize>) -> Range<u64> {
+    /// The documents of the block that a document is in; `None` if the order is not by blocks.
+    fn block_documents(&self, document: u64) -> Option<Range<u64>> {
+        let SampleOrder::Blocks { block_sentences, .. } = self.order else { return None };
+        let blocks = Blocks::new(block_sentences, self.runs.len());
+        let block = self.runs.of_document(document) / blocks.runs_per_block;
+        Some(self.documents_of(blocks.runs(block as u64)))
+    }
+
+    pub(super) fn documents_of(&self, runs: Range<usize>) -> Range<u64> {
         self.runs.starts[runs.start]..self.runs.starts[runs.end]
     }
 }

@@ -9,11 +9,9 @@
 //!   per run: samples, negatives, as LEB128     BLAKE3 of the whole file before it [32]
 //! ```
 
-use super::{PlanContext, PlanRules};
-use crate::corpus::Corpus;
-use crate::split::{Side, Split};
-use bert_random::Key;
-use std::fs::{self, File};
+use super::{PlanContext, PlanSite};
+use crate::split::Side;
+use std::fs::{self, File, TryLockError};
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -59,6 +57,9 @@ impl std::ops::Sub for Totals {
     }
 }
 
+/// Another process is counting.
+pub(super) struct WouldBlock;
+
 /// Where the counts of one plan are kept.
 pub(super) struct CountsFile {
     folder: PathBuf,
@@ -67,10 +68,33 @@ pub(super) struct CountsFile {
 }
 
 impl CountsFile {
-    pub(super) fn new(context: &PlanContext, side: Side, key: Key) -> Self {
-        let fingerprint = fingerprint(&context.corpus, &context.split, &context.rules, side, key);
+    pub(super) fn new(context: &PlanContext, site: &PlanSite) -> Self {
+        let fingerprint = fingerprint(context, site);
         let folder = context.corpus.dir().join("plans");
         Self { folder, fingerprint, num_runs: context.runs.len() }
+    }
+
+    /// Says that this process is counting ahead, until the lock is dropped. Where nothing can be locked, or counting is
+    /// too quick to share, everybody may count.
+    ///
+    /// # Errors
+    ///
+    /// If another process has said so.
+    pub(super) fn try_lock(&self) -> Result<Option<File>, WouldBlock> {
+        if self.num_runs < MIN_RUNS || !self.make_folder() {
+            return Ok(None);
+        }
+        let Ok(folder) = File::open(&self.folder) else { return Ok(None) };
+        match folder.try_lock() {
+            Ok(()) => Ok(Some(folder)),
+            Err(TryLockError::WouldBlock) => Err(WouldBlock),
+            Err(TryLockError::Error(_)) => Ok(None),
+        }
+    }
+
+    /// Makes the folder, only inside of a shard folder that is still there. Returns whether it is there.
+    fn make_folder(&self) -> bool {
+        self.folder.is_dir() || fs::create_dir(&self.folder).is_ok()
     }
 
     /// The sums over all runs, if they are known.
@@ -97,6 +121,9 @@ impl CountsFile {
         let mut sum = Totals::default();
         for _ in 0..self.num_runs {
             let count = Totals { num_samples: take(&mut numbers)?, num_negative: take(&mut numbers)? };
+            if count.num_negative > count.num_samples {
+                return None;
+            }
             sum.num_samples = sum.num_samples.checked_add(count.num_samples)?;
             sum.num_negative = sum.num_negative.checked_add(count.num_negative)?;
             counts.push(count);
@@ -124,8 +151,7 @@ impl CountsFile {
         bytes.extend(blake3::hash(&bytes).as_bytes());
         let path = self.path();
         let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-        // Only inside of a shard folder that is still there.
-        if !self.folder.is_dir() && fs::create_dir(&self.folder).is_err() {
+        if !self.make_folder() {
             return;
         }
         let is_kept = fs::write(&temporary, &bytes).and_then(|()| fs::rename(&temporary, &path)).is_ok();
@@ -155,18 +181,21 @@ impl CountsFile {
 }
 
 /// Names everything that counts depend on.
-fn fingerprint(corpus: &Corpus, split: &Split, rules: &PlanRules, side: Side, key: Key) -> [u8; HASH_LEN] {
+fn fingerprint(context: &PlanContext, site: &PlanSite) -> [u8; HASH_LEN] {
+    let PlanContext { corpus, split, rules, .. } = context;
+    let PlanSite { side, key, repeats } = site;
     let settings = format!(
-        "{} {} {} {:x} {} {} {:x} {:x} {}",
+        "{} {} {} {:x} {} {} {:x} {:x} {}{}",
         corpus.fingerprint(),
         rules.objective.name(),
         rules.max_tokens,
         rules.short_seq_prob.to_bits(),
-        side == Side::HeldOut,
+        *side == Side::HeldOut,
         split.num_documents(Side::HeldOut),
         key.with(0).bits(),
         key.with(1).bits(),
         super::RUN_SENTENCES,
+        repeats.describe(),
     );
     *blake3::hash(settings.as_bytes()).as_bytes()
 }
@@ -192,6 +221,39 @@ fn take(bytes: &mut &[u8]) -> Option<u64> {
         }
     }
     None
+}
+
+/// Reads a file of counts made of any bytes, and checks what is believed of it.
+///
+/// The header names `num_runs` runs and the sums of `body`'s numbers, and both hashes fit if `body` is not the whole
+/// file: the numbers behind them are reached.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_any(dir: &std::path::Path, num_runs: u16, body: &[u8], is_whole_file: bool) {
+    let file =
+        CountsFile { folder: dir.to_path_buf(), fingerprint: [7; HASH_LEN], num_runs: num_runs.into() };
+    let mut bytes = body.to_vec();
+    if !is_whole_file {
+        let (mut numbers, mut sums, mut is_first) = (body, [0u64; 2], true);
+        while let Some(number) = take(&mut numbers) {
+            let sum = &mut sums[usize::from(!is_first)];
+            *sum = sum.wrapping_add(number);
+            is_first = !is_first;
+        }
+        bytes = [&MAGIC[..], &file.fingerprint].concat();
+        bytes.extend([u64::from(num_runs), sums[0], sums[1]].iter().flat_map(|number| number.to_le_bytes()));
+        bytes.extend(blake3::hash(&bytes).as_bytes());
+        bytes.extend(body);
+        bytes.extend(blake3::hash(&bytes).as_bytes());
+    }
+    fs::write(file.path(), &bytes).expect("the folder can be written");
+    let totals = file.read_totals();
+    if let Some(counts) = file.read() {
+        assert_eq!(counts.len(), usize::from(num_runs));
+        let num_samples = counts.iter().map(|count| count.num_samples).sum();
+        let num_negative = counts.iter().map(|count| count.num_negative).sum();
+        assert_eq!(totals, Some(Totals { num_samples, num_negative }));
+        assert!(counts.iter().all(|count| count.num_negative <= count.num_samples), "{counts:?}");
+    }
 }
 
 #[cfg(test)]

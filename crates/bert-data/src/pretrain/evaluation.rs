@@ -2,10 +2,10 @@
 //!
 //! Keyed by (seed, EvalMask, sample) alone, so every step, rank count and restart evaluates on the same rows.
 
-use super::{PretrainData, SampleKeys};
+use super::{PretrainData, SampleKeys, Workspace};
 use crate::batch::{MicroBatch, Sample};
 use crate::error::DataError;
-use crate::plan::{EpochPlan, MIN_SAMPLE_TOKENS, PlanContext};
+use crate::plan::{EpochPlan, MIN_SAMPLE_TOKENS, PlanContext, PlanSite, PlannedSample};
 use crate::split::Side;
 use bert_random::{Key, Purpose};
 
@@ -37,7 +37,8 @@ pub(super) fn plan_held_out(context: &PlanContext, seed: u64) -> Result<Option<E
     if context.split.num_documents(Side::HeldOut) == 0 {
         return Ok(None);
     }
-    let plan = EpochPlan::new(context, Side::HeldOut, Key::new(seed, Purpose::EvalMask).with(PLAN_SITE))?;
+    let plan =
+        EpochPlan::new(context, PlanSite::held_out(Key::new(seed, Purpose::EvalMask).with(PLAN_SITE)))?;
     if plan.num_samples() == 0 {
         return Err(DataError::NoSamples { place: "held-out", expected: MIN_SAMPLE_TOKENS });
     }
@@ -65,14 +66,18 @@ impl PretrainData {
     ///
     /// [`DataError::Config`] if there is no such sample; [`DataError::Io`].
     pub fn eval_sample(&self, sample_idx: u64) -> Result<Sample, DataError> {
+        let (planned, keys) = self.find_held_out(sample_idx)?;
+        self.realize(&planned, 0, &keys)
+    }
+
+    fn find_held_out(&self, sample_idx: u64) -> Result<(PlannedSample, SampleKeys), DataError> {
         let num_samples = self.num_eval_samples();
         let Some(plan) = self.held_out.as_ref().filter(|_| sample_idx < num_samples) else {
             return Err(DataError::config("evaluation sample", &format!("below {num_samples}"), sample_idx));
         };
         let planned = plan.sample(&self.context, sample_idx)?;
         let key = |site| Key::new(self.config.seed, Purpose::EvalMask).with(site).with(sample_idx);
-        let keys = SampleKeys { pair: key(PAIR_SITE), mask: key(MASK_SITE) };
-        self.realize(&planned, 0, &keys)
+        Ok((planned, SampleKeys { pair: key(PAIR_SITE), mask: key(MASK_SITE) }))
     }
 
     /// One evaluation batch: samples `batch_idx * num_rows` and on, in document order.
@@ -87,8 +92,13 @@ impl PretrainData {
         }
         let first = batch_idx * num_rows as u64;
         let end = (first + num_rows as u64).min(self.num_eval_samples());
-        let samples: Vec<Sample> = (first..end).map(|idx| self.eval_sample(idx)).collect::<Result<_, _>>()?;
-        Ok(self.batch(batch_idx, 0, &samples))
+        let mut batch = self.start_batch(batch_idx, 0, (end - first) as usize);
+        let mut workspace = Workspace::default();
+        for sample_idx in first..end {
+            let (planned, keys) = self.find_held_out(sample_idx)?;
+            self.push_sample(&planned, 0, &keys, &mut workspace, &mut batch)?;
+        }
+        Ok(batch.finish())
     }
 
     /// All evaluation batches in order.

@@ -1,7 +1,7 @@
 //! Tests of the order: a log of samples over ranks and restarts, both orders, counts kept beside the shards.
 
 use super::*;
-use crate::testing::{config, corpus_of, text};
+use crate::testing::{config, corpus_of, corpus_of_sources, text};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -20,8 +20,18 @@ fn corpus() -> Arc<Corpus> {
     corpus_of(&tempfile::tempdir().unwrap(), &text(300, 30))
 }
 
+/// About twelve runs of documents in two sources.
+fn corpus_of_two() -> Arc<Corpus> {
+    corpus_of_sources(&tempfile::tempdir().unwrap(), &[&text(100, 30), &text(250, 30)])
+}
+
 fn data(corpus: &Arc<Corpus>, order: SampleOrder) -> PretrainData {
     PretrainData::new(corpus.clone(), settings(order)).unwrap()
+}
+
+fn weighted(corpus: &Arc<Corpus>, order: SampleOrder, weights: &[f64]) -> PretrainData {
+    let config = PretrainDataConfig { source_weights: weights.to_vec(), ..settings(order) };
+    PretrainData::new(corpus.clone(), config).unwrap()
 }
 
 /// Logs the sample at each position, as one rank sees it.
@@ -45,9 +55,16 @@ fn check_each_sample_once(data: &PretrainData, num_epochs: u64, samples: &BTreeM
 
 #[test]
 fn each_sample_comes_once_per_epoch_on_any_ranks_and_across_restarts() {
-    let corpus = corpus();
-    for order in [SampleOrder::Global, SMALL_BLOCKS] {
-        let reference = data(&corpus, order);
+    let (plain, of_two) = (corpus(), corpus_of_two());
+    let cases: [(&Arc<Corpus>, SampleOrder, &[f64]); 4] = [
+        (&plain, SampleOrder::Global, &[]),
+        (&plain, SMALL_BLOCKS, &[]),
+        (&of_two, SampleOrder::Global, &[0.3, 2.25]),
+        (&of_two, SMALL_BLOCKS, &[1.5, 0.7]),
+    ];
+    for (corpus, order, weights) in cases {
+        let data = || weighted(corpus, order, weights);
+        let reference = data();
         let num_steps = reference.position_of_epoch(2).unwrap().div_ceil(48);
         let mut expected = BTreeMap::new();
         log(&reference, 0..num_steps, 0..24, &mut expected);
@@ -58,10 +75,10 @@ fn each_sample_comes_once_per_epoch_on_any_ranks_and_across_restarts() {
             let mut samples = BTreeMap::new();
             for rank in 0..num_ranks {
                 let slots = rank * 24 / num_ranks..(rank + 1) * 24 / num_ranks;
-                log(&data(&corpus, order), 0..stop, slots.clone(), &mut samples);
-                log(&data(&corpus, order), stop..num_steps, slots, &mut samples);
+                log(&data(), 0..stop, slots.clone(), &mut samples);
+                log(&data(), stop..num_steps, slots, &mut samples);
             }
-            assert_eq!(samples, expected, "{num_ranks} ranks, stopped at step {stop}, {order:?}");
+            assert_eq!(samples, expected, "{num_ranks} ranks, stopped at step {stop}, {order:?} {weights:?}");
         }
     }
 }

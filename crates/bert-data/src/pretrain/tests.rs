@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::Prefetcher;
+use crate::config::MaskStrategy;
+use crate::masking::ngram_preset;
 use crate::testing::{config, corpus_of, text};
 use std::collections::{BTreeSet, HashSet};
 
@@ -198,8 +200,16 @@ fn every_batch_has_both_labels_in_the_proportion_of_the_epoch() {
 
 #[test]
 fn dynamic_masks_change_with_the_epoch_and_static_ones_repeat() {
+    check_repetition(MaskStrategy::WholeWord, vec![]);
+    check_repetition(MaskStrategy::Ngram, ngram_preset("albert").unwrap());
+    check_repetition(MaskStrategy::Ngram, vec![0.0, 3.0, 1.0]);
+}
+
+fn check_repetition(strategy: MaskStrategy, ngram_weights: Vec<f64>) {
     let repeated = |mode| {
         let mut config = config(SentenceObjective::Nsp);
+        config.masking.strategy = strategy;
+        config.masking.ngram_weights = ngram_weights.clone();
         config.masking.mode = mode;
         let data = data(&text(40, 8), config).unwrap();
         let rows = |epoch| {

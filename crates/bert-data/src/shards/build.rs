@@ -1,7 +1,7 @@
 //! Building shards from text: in shares, in parallel, in bounded memory, finished by one rename.
 //!
-//! Block `b` of the text becomes shard `b`, or a run of shards if it is a file that cannot be cut; share `i` of `n`
-//! builds the blocks with `b % n == i`. Lines are encoded in parallel and written in order. Memory per process: two
+//! Block `b` of the text becomes shard `b`, or a run of shards if it is a file that cannot be cut; no block reaches over
+//! the border of two sources. Share `i` of `n` builds the blocks with `b % n == i`. Lines are encoded in parallel and written in order. Memory per process: two
 //! batches of lines with their tokens, one document, and 12 bytes per sentence of the shard that is being written.
 //!
 //! A finished build is reused if text (content and order, not paths), tokenizer, language, lexicon and shard
@@ -10,7 +10,8 @@
 
 mod block;
 
-use super::manifest::{Counts, MANIFEST_NAME, Manifest, ShardRecord, SourceRecord, json_error};
+use super::manifest::{Counts, MANIFEST_NAME, Manifest, ShardRecord, SourceRecord, SourceShards, json_error};
+use super::{Verify, check_files};
 use crate::error::DataError;
 use crate::files::{parent_of, sync_folder, write_atomically};
 use crate::text::{TextBlock, TextSources};
@@ -37,7 +38,7 @@ pub enum WhenStale {
 /// From what, how and where to build shards.
 #[derive(Clone, Debug)]
 pub struct ShardBuildRequest {
-    /// Files of text, folders and patterns.
+    /// Files of text, folders and patterns; each is a source of its own.
     pub sources: Vec<PathBuf>,
     /// Turns lines into ids.
     pub tokenizer: Arc<Tokenizer>,
@@ -169,10 +170,20 @@ pub fn status(request: &ShardBuildRequest) -> Result<BuildStatus, DataError> {
             dir,
             "content",
             "shards with a manifest.json, or nothing",
-            "other files",
+            "other files (if these were shards, delete the folder)",
         ));
     }
-    let manifest = Manifest::read(dir)?;
+    let manifest = match read_manifest(request) {
+        Ok(manifest) => manifest,
+        Err(DataError::Stale { what, expected, got, .. }) => {
+            return Ok(BuildStatus::Stale { what, expected, got });
+        }
+        // What is to be replaced where it does not fit may as well be damaged.
+        Err(DataError::Damaged { what, expected, got, .. }) if request.when_stale == WhenStale::Rebuild => {
+            return Ok(BuildStatus::Stale { what, expected, got });
+        }
+        Err(error) => return Err(error),
+    };
     let segmenter = WordSegmenter::new(request.language, request.lexicon.as_deref())?;
     let text = |size: u64| format!("{size} bytes of text per shard");
     let lexicon = |fingerprint: Option<&str>| fingerprint.unwrap_or("none").to_owned();
@@ -186,6 +197,7 @@ pub fn status(request: &ShardBuildRequest) -> Result<BuildStatus, DataError> {
             lexicon(manifest.lexicon_fingerprint.as_deref()),
         ),
         ("shard size", text(request.shard_text_bytes), text(manifest.shard_text_bytes)),
+        ("number of sources", request.sources.len().to_string(), manifest.num_sources().to_string()),
     ];
     if request.strict {
         pairs.push((
@@ -197,15 +209,29 @@ pub fn status(request: &ShardBuildRequest) -> Result<BuildStatus, DataError> {
     if pairs.iter().all(|(_, expected, got)| expected == got) {
         let sources = TextSources::list(&request.sources)?;
         let blocks = sources.blocks(request.shard_text_bytes)?;
-        let hashes: Vec<blake3::Hash> =
-            blocks.par_iter().map(|block| sources.hash_block(block)).collect::<Result<_, _>>()?;
-        let hashes = hashes.iter().map(|hash| hash.to_hex().to_string());
-        pairs.push(("text", text_fingerprint(hashes), manifest.text_fingerprint.clone()));
+        let hash = |block: &TextBlock| Ok(sources.hash_block(block)?.to_hex().to_string());
+        let hashes: Vec<String> = blocks.par_iter().map(hash).collect::<Result<_, DataError>>()?;
+        let text = text_fingerprint(hashes.iter().map(String::as_str));
+        pairs.push(("text", text, manifest.text_fingerprint.clone()));
+        let hashes: Vec<&str> = hashes.iter().map(String::as_str).collect();
+        let expected = texts_by_source(&sources, &blocks, &hashes).join(" ");
+        let got: Vec<&str> =
+            manifest.by_source.iter().map(|source| source.text_fingerprint.as_str()).collect();
+        pairs.push(("text of each source", expected, got.join(" ")));
     }
     match pairs.into_iter().find(|(_, expected, got)| expected != got) {
         Some((what, expected, got)) => Ok(BuildStatus::Stale { what, expected, got }),
         None => Ok(BuildStatus::Ready(Box::new(manifest))),
     }
+}
+
+/// The manifest; where a rebuild is wanted, of files that are whole.
+fn read_manifest(request: &ShardBuildRequest) -> Result<Manifest, DataError> {
+    let manifest = Manifest::read(&request.dir)?;
+    if request.when_stale == WhenStale::Rebuild {
+        check_files(&request.dir, &manifest, Verify::Hashes)?;
+    }
+    Ok(manifest)
 }
 
 /// Builds this share's shards into `<dir>.building`, keeping those that an earlier build of the same text and
@@ -325,7 +351,16 @@ pub fn prepare_watched(
 
 /// The manifest of a finished build, not sealed yet.
 fn manifest_of(request: &ShardBuildRequest, plan: &BuildPlan, blocks: Vec<BlockRecord>) -> Manifest {
-    let text_fingerprint = text_fingerprint(blocks.iter().map(|block| block.text_blake3.clone()));
+    let hashes: Vec<&str> = blocks.iter().map(|block| block.text_blake3.as_str()).collect();
+    let text_fingerprint = text_fingerprint(hashes.iter().copied());
+    let texts = texts_by_source(&plan.sources, &plan.blocks, &hashes);
+    let by_source = texts.into_iter().enumerate().map(|(source_idx, text_fingerprint)| {
+        let is_own =
+            |block: &&BlockRecord| plan.sources.source_of_block(&plan.blocks[block.block_idx]) == source_idx;
+        let num_shards = blocks.iter().filter(is_own).map(|block| block.shards.len() as u64).sum();
+        SourceShards { num_shards, text_fingerprint }
+    });
+    let by_source = by_source.collect();
     let shards: Vec<ShardRecord> = blocks.into_iter().flat_map(|block| block.shards).collect();
     let mut counts = Counts::default();
     shards.iter().for_each(|shard| counts.add(&shard.counts));
@@ -346,12 +381,23 @@ fn manifest_of(request: &ShardBuildRequest, plan: &BuildPlan, blocks: Vec<BlockR
         shard_text_bytes: request.shard_text_bytes,
         counts,
         shards,
+        by_source,
         sources: plan.sources.files().iter().map(source).collect(),
     }
 }
 
-/// Hash over the hashes of all blocks.
-fn text_fingerprint(block_hashes: impl Iterator<Item = String>) -> String {
+/// Fingerprint of the text of each source, by the hashes of all blocks; none if there is one source.
+fn texts_by_source(sources: &TextSources, blocks: &[TextBlock], hashes: &[&str]) -> Vec<String> {
+    let num_sources = if sources.num_sources() > 1 { sources.num_sources() } else { 0 };
+    let text_of = |source_idx| {
+        let own = blocks.iter().zip(hashes).filter(|(block, _)| sources.source_of_block(block) == source_idx);
+        text_fingerprint(own.map(|(_, hash)| *hash))
+    };
+    (0..num_sources).map(text_of).collect()
+}
+
+/// Hash over the hashes of blocks.
+fn text_fingerprint<'a>(block_hashes: impl Iterator<Item = &'a str>) -> String {
     let mut hasher = blake3::Hasher::new();
     for hash in block_hashes {
         hasher.update(hash.as_bytes());

@@ -1,7 +1,8 @@
 //! Reading one shard: the Megatron-LM indexed format, by positioned reads.
 //!
 //! Nothing is mapped into memory: a file that shrinks under a running job is an error here, not a signal, and
-//! no `unsafe` is needed. The page cache does the rest.
+//! no `unsafe` is needed. The page cache does the rest; indices and word starts of small corpora are kept in memory,
+//! because a read that copies a few bytes still costs as much as masking them.
 //!
 //! ```text
 //! .idx  "MMIDIDX\0\0"  version u64 = 1  dtype u8  sequences u64  documents+1 u64
@@ -10,6 +11,7 @@
 
 use super::manifest::ShardRecord;
 use crate::error::DataError;
+use std::borrow::Cow;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -38,7 +40,7 @@ impl TokenType {
     }
 
     /// Code in the index file.
-    pub(super) fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Self::U16 => 8,
             Self::I32 => 4,
@@ -46,7 +48,7 @@ impl TokenType {
     }
 
     /// Bytes per token.
-    pub(super) fn num_bytes(self) -> u64 {
+    pub(crate) fn num_bytes(self) -> u64 {
         match self {
             Self::U16 => 2,
             Self::I32 => 4,
@@ -58,22 +60,35 @@ impl TokenType {
 struct Positioned {
     path: PathBuf,
     file: File,
+    /// All bytes, where they are kept in memory.
+    content: Option<Vec<u8>>,
 }
 
 impl Positioned {
     fn open(path: PathBuf) -> Result<Self, DataError> {
         let file = File::open(&path).map_err(DataError::io("open shard file", &path))?;
-        Ok(Self { path, file })
+        Ok(Self { path, file, content: None })
     }
 
-    fn read(&self, offset: u64, num_bytes: u64) -> Result<Vec<u8>, DataError> {
+    /// Keeps the first `num_bytes`, which are all, in memory.
+    fn keep(&mut self, num_bytes: u64) -> Result<(), DataError> {
+        self.content = Some(self.read(0, num_bytes)?.into_owned());
+        Ok(())
+    }
+
+    fn read(&self, offset: u64, num_bytes: u64) -> Result<Cow<'_, [u8]>, DataError> {
+        let too_short = || {
+            let expected = format!("{num_bytes} bytes at {offset}");
+            DataError::damaged(&self.path, "length", expected, "the end of the file")
+        };
+        if let Some(content) = &self.content {
+            let range = offset as usize..(offset + num_bytes) as usize;
+            return content.get(range).map(Cow::Borrowed).ok_or_else(too_short);
+        }
         let mut bytes = vec![0u8; num_bytes as usize];
         match self.file.read_exact_at(&mut bytes, offset) {
-            Ok(()) => Ok(bytes),
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-                let expected = format!("{num_bytes} bytes at {offset}");
-                Err(DataError::damaged(&self.path, "length", expected, "the end of the file"))
-            }
+            Ok(()) => Ok(Cow::Owned(bytes)),
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Err(too_short()),
             Err(e) => Err(DataError::io("read shard file", &self.path)(e)),
         }
     }
@@ -102,6 +117,7 @@ pub(crate) struct Shard {
     token_type: TokenType,
     num_sentences: u64,
     num_documents: u64,
+    num_tokens: u64,
 }
 
 impl Shard {
@@ -115,9 +131,22 @@ impl Shard {
             token_type,
             num_sentences: record.counts.num_sentences,
             num_documents: record.counts.num_documents,
+            num_tokens: record.counts.num_tokens,
         };
         shard.check_header(record)?;
         Ok(shard)
+    }
+
+    /// Keeps the index and the word starts in memory if they are at most `num_bytes` long. Returns how long they
+    /// are, 0 if they are not kept.
+    pub(crate) fn keep_index(&mut self, record: &ShardRecord, num_bytes: u64) -> Result<u64, DataError> {
+        let [idx_len, words_len] = [record.idx.num_bytes, record.words.num_bytes];
+        if idx_len.saturating_add(words_len) > num_bytes {
+            return Ok(0);
+        }
+        self.idx.keep(idx_len)?;
+        self.words.keep(words_len)?;
+        Ok(idx_len + words_len)
     }
 
     /// Documents in this shard.
@@ -129,14 +158,11 @@ impl Shard {
     pub(crate) fn document_bounds(&self, documents: Range<u64>) -> Result<Vec<u64>, DataError> {
         let base = HEADER_LEN + 12 * self.num_sentences;
         let bounds = self.idx.read_u64s(base + 8 * documents.start, documents.end - documents.start + 1)?;
-        if !bounds.is_sorted() || bounds.last().is_none_or(|&last| last > self.num_sentences) {
+        let fault = bounds.windows(2).find(|pair| pair[0] >= pair[1] || pair[1] > self.num_sentences);
+        if let Some(pair) = fault {
             let expected = format!("ascending up to {}", self.num_sentences);
-            return Err(DataError::damaged(
-                &self.idx.path,
-                "document borders",
-                expected,
-                format!("{bounds:?}"),
-            ));
+            let got = format!("{} after {}", pair[1], pair[0]);
+            return Err(DataError::damaged(&self.idx.path, "document borders", expected, got));
         }
         Ok(bounds)
     }
@@ -145,14 +171,27 @@ impl Shard {
     pub(crate) fn sentence_lengths(&self, sentences: Range<u64>) -> Result<Vec<u32>, DataError> {
         let num_bytes = 4 * (sentences.end - sentences.start);
         let bytes = self.idx.read(HEADER_LEN + 4 * sentences.start, num_bytes)?;
-        Ok(bytes.as_chunks::<4>().0.iter().map(|c| u32::from_le_bytes(*c)).collect())
+        let lengths: Vec<u32> = bytes.as_chunks::<4>().0.iter().map(|c| u32::from_le_bytes(*c)).collect();
+        // Negative ones are far too long here.
+        match lengths.iter().find(|&&length| length == 0 || u64::from(length) > self.num_tokens) {
+            Some(length) => {
+                let expected = format!("1 to {} tokens", self.num_tokens);
+                Err(DataError::damaged(&self.idx.path, "sentence length", expected, length))
+            }
+            None => Ok(lengths),
+        }
     }
 
     /// Index in this shard of the first token of a sentence.
     pub(crate) fn first_token(&self, sentence: u64) -> Result<u64, DataError> {
         let base = HEADER_LEN + 4 * self.num_sentences;
-        let offset = self.idx.read_u64s(base + 8 * sentence, 1)?;
-        Ok(offset[0] / self.token_type.num_bytes())
+        let offset = self.idx.read_u64s(base + 8 * sentence, 1)?[0];
+        let size = self.token_type.num_bytes();
+        if !offset.is_multiple_of(size) || offset / size >= self.num_tokens {
+            let expected = format!("a multiple of {size} below {}", self.num_tokens * size);
+            return Err(DataError::damaged(&self.idx.path, "sentence offset", expected, offset));
+        }
+        Ok(offset / size)
     }
 
     /// Appends the token ids of a range of this shard's tokens; all are below `vocab_size`.
@@ -162,6 +201,7 @@ impl Shard {
         vocab_size: u64,
         out: &mut Vec<u32>,
     ) -> Result<(), DataError> {
+        self.check_end(tokens.end)?;
         let num_before = out.len();
         let size = self.token_type.num_bytes();
         let bytes = self.bin.read(tokens.start * size, (tokens.end - tokens.start) * size)?;
@@ -171,22 +211,29 @@ impl Shard {
             }
             TokenType::I32 => out.extend(bytes.as_chunks::<4>().0.iter().map(|c| u32::from_le_bytes(*c))),
         }
-        match out[num_before..].iter().find(|&&id| u64::from(id) >= vocab_size) {
-            Some(id) => {
+        match out[num_before..].iter().max() {
+            Some(&id) if u64::from(id) >= vocab_size => {
                 Err(DataError::damaged(&self.bin.path, "token id", format!("below {vocab_size}"), id))
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 
     /// Appends whether each token of a range starts a word.
     pub(crate) fn read_word_starts(&self, tokens: Range<u64>, out: &mut Vec<bool>) -> Result<(), DataError> {
+        self.check_end(tokens.end)?;
         let first_byte = tokens.start / 8;
         let bytes = self.words.read(first_byte, tokens.end.div_ceil(8) - first_byte)?;
-        out.extend(tokens.map(|token| {
-            let bit = token - first_byte * 8;
-            bytes[(bit / 8) as usize] >> (bit % 8) & 1 == 1
-        }));
+        let mut num_skipped = (tokens.start % 8) as usize;
+        let mut num_left = (tokens.end - tokens.start) as usize;
+        out.reserve(num_left);
+        for byte in bytes.iter() {
+            let bits: [bool; 8] = std::array::from_fn(|bit| byte >> bit & 1 == 1);
+            let num_taken = num_left.min(8 - num_skipped);
+            out.extend_from_slice(&bits[num_skipped..num_skipped + num_taken]);
+            num_left -= num_taken;
+            num_skipped = 0;
+        }
         Ok(())
     }
 
@@ -201,52 +248,48 @@ impl Shard {
         let lengths = self.sentence_lengths(first..end)?;
         let num_tokens: u64 = lengths.iter().map(|&length| u64::from(length)).sum();
         let (first_token, size) = (self.first_token(first)?, self.token_type.num_bytes());
+        self.check_end(first_token + num_tokens)?;
         self.bin.read_through(first_token * size, num_tokens * size)?;
         let first_byte = first_token / 8;
         self.words.read_through(first_byte, (first_token + num_tokens).div_ceil(8) - first_byte)
     }
 
-    /// Refuses an index that is no index, or not the one the manifest speaks of.
+    /// Refuses tokens behind the last one before memory is asked for: lengths and offsets may lie.
+    fn check_end(&self, end: u64) -> Result<(), DataError> {
+        if end <= self.num_tokens {
+            return Ok(());
+        }
+        let expected = format!("at most the {} of the shard", self.num_tokens);
+        Err(DataError::damaged(&self.idx.path, "end of a sentence, in tokens", expected, end))
+    }
+
+    /// Refuses an index that is no index, or not the one the manifest speaks of. Sums are taken wide enough for
+    /// any counts.
     fn check_header(&self, record: &ShardRecord) -> Result<(), DataError> {
         let path = &self.idx.path;
         let header = self.idx.read(0, HEADER_LEN)?;
         if header[..9] != MAGIC {
-            return Err(DataError::damaged(path, "magic", "MMIDIDX", String::from_utf8_lossy(&header[..9])));
+            return Err(DataError::damaged(path, "magic", "MMIDIDX", header[..9].escape_ascii()));
         }
-        let number = |at: usize| header[at..at + 8].iter().rev().fold(0u64, |n, &b| n << 8 | u64::from(b));
+        let number = |at: usize| header[at..at + 8].iter().rev().fold(0u128, |n, &b| n << 8 | u128::from(b));
         let counts = &record.counts;
-        for (what, expected, got) in [
-            ("version", VERSION, number(9)),
-            ("dtype code", u64::from(self.token_type.code()), u64::from(header[17])),
-            ("sentences", counts.num_sentences, number(18)),
-            ("documents + 1", counts.num_documents + 1, number(26)),
-            (
-                "bytes",
-                HEADER_LEN + 12 * counts.num_sentences + 8 * (counts.num_documents + 1),
-                record.idx.num_bytes,
-            ),
+        let [num_sentences, num_borders, num_tokens] =
+            [counts.num_sentences, counts.num_documents, counts.num_tokens].map(u128::from);
+        let num_borders = num_borders + 1;
+        let num_idx_bytes = u128::from(HEADER_LEN) + 12 * num_sentences + 8 * num_borders;
+        let num_bin_bytes = num_tokens * u128::from(self.token_type.num_bytes());
+        for (path, what, expected, got) in [
+            (path, "version", u128::from(VERSION), number(9)),
+            (path, "dtype code", self.token_type.code().into(), header[17].into()),
+            (path, "sentences", num_sentences, number(18)),
+            (path, "documents + 1", num_borders, number(26)),
+            (path, "bytes for its sentences", num_idx_bytes, record.idx.num_bytes.into()),
+            (&self.bin.path, "bytes for its tokens", num_bin_bytes, record.bin.num_bytes.into()),
+            (&self.words.path, "bytes for its tokens", num_tokens.div_ceil(8), record.words.num_bytes.into()),
         ] {
             if expected != got {
                 return Err(DataError::damaged(path, what, expected, got));
             }
-        }
-        let num_bytes = counts.num_tokens * self.token_type.num_bytes();
-        if num_bytes != record.bin.num_bytes {
-            return Err(DataError::damaged(
-                &self.bin.path,
-                "bytes for its tokens",
-                num_bytes,
-                record.bin.num_bytes,
-            ));
-        }
-        if counts.num_tokens.div_ceil(8) != record.words.num_bytes {
-            let expected = counts.num_tokens.div_ceil(8);
-            return Err(DataError::damaged(
-                &self.words.path,
-                "bytes for its tokens",
-                expected,
-                record.words.num_bytes,
-            ));
         }
         Ok(())
     }

@@ -9,7 +9,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+mod damage;
 mod formats;
+mod lies;
 
 fn tokenizer() -> Arc<Tokenizer> {
     let extra = ["a", "b", "c", "##d", "北", "京", "大", "学"];
@@ -112,6 +114,36 @@ fn any_number_of_shares_builds_the_same_files() {
             Some(expected) => assert!(expected == &got, "{count} shares"),
         }
     }
+}
+
+/// A shard belongs to one source, so that weights can change without building again.
+#[test]
+fn shards_do_not_reach_over_the_border_of_two_sources() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut request = request(&dir, &many_documents());
+    let single = prepare(&request).unwrap();
+    assert!(single.by_source.is_empty() && single.shards.len() == 1);
+    let json = fs::read_to_string(request.dir.join("manifest.json")).unwrap();
+    assert!(!json.contains("by_source"), "manifests of one source stay as they were");
+    let (second, packed) = (dir.path().join("second.txt"), dir.path().join("more.jsonl"));
+    fs::write(&second, "a b c\n\nb c\n").unwrap();
+    fs::write(&packed, "{\"text\": \"a b\"}\n").unwrap();
+    request.sources.extend([second.clone(), packed]);
+    let error = prepare(&request).unwrap_err();
+    assert!(matches!(&error, DataError::Stale { what: "number of sources", .. }), "{error}");
+    request.when_stale = WhenStale::Rebuild;
+    let manifest = prepare(&request).unwrap();
+    assert_eq!(manifest.by_source.iter().map(|s| s.num_shards).collect::<Vec<_>>(), [1, 1, 1]);
+    assert_eq!(manifest.by_source[0].text_fingerprint, single.text_fingerprint);
+    let corpus = Corpus::open(&request.dir, Verify::Hashes).unwrap();
+    assert_eq!(corpus.source_borders(), [0, 50, 52, 53]);
+    assert_eq!(status(&request).unwrap(), BuildStatus::Ready(Box::new(manifest)));
+    // The same files in another order.
+    request.sources.swap(0, 1);
+    prepare(&request).unwrap();
+    request.when_stale = WhenStale::Refuse;
+    request.sources.swap(0, 1);
+    assert!(matches!(prepare(&request), Err(DataError::Stale { what: "text", .. })));
 }
 
 #[test]

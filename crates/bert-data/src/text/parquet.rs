@@ -9,6 +9,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use std::collections::VecDeque;
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 /// Rows that are decoded at a time.
@@ -79,11 +80,17 @@ impl ParquetRows {
     /// [`DataError::BadText`] with the row at which the file cannot be decoded.
     pub(super) fn next_row(&mut self) -> Result<Option<ByteArray>, DataError> {
         while self.ready.is_empty() {
-            let is_more = self.fill().map_err(|e| DataError::BadText {
+            // The library panics on some damaged pages instead of refusing them. Nothing is read after an error.
+            let filled = catch_unwind(AssertUnwindSafe(|| self.fill()));
+            let is_more = filled.map_or_else(
+                |_| Err("bytes that its library gave up on".to_owned()),
+                |result| result.map_err(|e| e.to_string()),
+            );
+            let is_more = is_more.map_err(|got| DataError::BadText {
                 path: self.path.clone(),
                 place: format!("row {}", self.num_rows_read),
                 expected: "a readable column `text`".to_owned(),
-                got: e.to_string(),
+                got,
             })?;
             if !is_more {
                 return Ok(None);

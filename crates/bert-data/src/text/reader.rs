@@ -37,7 +37,8 @@ pub enum TextLine {
 pub struct InvalidByte {
     /// Index into [`TextSources::files`].
     pub file_idx: usize,
-    /// Offset in the unpacked file; in a Parquet file, in its texts laid end to end.
+    /// Offset in the unpacked file; in a Parquet file, in its texts laid end to end. Of half a surrogate pair in a
+    /// JSON escape, that of its line.
     pub byte: u64,
 }
 
@@ -148,7 +149,7 @@ impl<'a> TextReader<'a> {
     /// # Errors
     ///
     /// [`DataError::InvalidUtf8`] names the file and the byte; [`DataError::LineTooLong`];
-    /// [`DataError::BadText`] for a row without text or a file that cannot be unpacked; [`DataError::Io`].
+    /// [`DataError::BadText`] for a row without text, half a surrogate pair in an escape, or a file that cannot be unpacked; [`DataError::Io`].
     pub fn next_line(&mut self) -> Result<Option<TextLine>, DataError> {
         loop {
             if let Some(line) = self.ready.pop_front() {
@@ -240,16 +241,32 @@ impl<'a> TextReader<'a> {
         }
         let line = std::mem::take(&mut self.line);
         let row = self.decode(&line, span.file_idx, at)?;
-        let row = if at == 0 { row.strip_prefix('\u{feff}').unwrap_or(&row) } else { &row };
-        if !row.trim().is_empty() {
-            let document = text_of(row.as_bytes()).map_err(|got| DataError::BadText {
+        let bare = if at == 0 { row.strip_prefix('\u{feff}').unwrap_or(&row) } else { &row };
+        if !bare.trim().is_empty() {
+            let document = text_of(bare.as_bytes()).map_err(|got| DataError::BadText {
                 path: self.path_of(span).path.clone(),
                 place: format!("byte {at}"),
                 expected: "a JSON object on one line with a string `text`".to_owned(),
                 got,
             })?;
-            let document = self.decode(&document, span.file_idx, at)?;
-            self.cut(&document);
+            match std::str::from_utf8(&document) {
+                Ok(document) => self.cut(document),
+                // The row is UTF-8: an escape has made half a character.
+                Err(_) if self.is_strict => {
+                    return Err(DataError::BadText {
+                        path: self.path_of(span).path.clone(),
+                        place: format!("byte {at}"),
+                        expected: "whole characters in the string `text`".to_owned(),
+                        got: "an escape for half of a surrogate pair (\\ud800 to \\udfff)".to_owned(),
+                    });
+                }
+                Err(_) => {
+                    if matches!(row, Cow::Borrowed(_)) {
+                        self.count_invalid(span.file_idx, at);
+                    }
+                    self.cut(&String::from_utf8_lossy(&document));
+                }
+            }
         }
         self.line = line;
         Ok(true)
@@ -263,6 +280,14 @@ impl<'a> TextReader<'a> {
         rows: &mut ParquetRows,
     ) -> Result<bool, DataError> {
         let Some(row) = rows.next_row()? else { return Ok(false) };
+        if row.len() as u64 > MAX_ROW_BYTES {
+            return Err(DataError::BadText {
+                path: self.path_of(span).path.clone(),
+                place: format!("byte {offset} of its text"),
+                expected: format!("documents of at most {MAX_ROW_BYTES} bytes"),
+                got: row.len().to_string(),
+            });
+        }
         let document = self.decode(row.data(), span.file_idx, *offset)?;
         self.cut(&document);
         *offset += row.len() as u64;
@@ -314,9 +339,14 @@ impl<'a> TextReader<'a> {
             let path = self.sources.files()[file_idx].path.clone();
             return Err(DataError::InvalidUtf8 { path, byte });
         }
+        self.count_invalid(file_idx, byte);
+        Ok(String::from_utf8_lossy(bytes))
+    }
+
+    /// Counts a line in which something was replaced.
+    fn count_invalid(&mut self, file_idx: usize, byte: u64) {
         self.invalid.num_lines += 1;
         self.invalid.first.get_or_insert(InvalidByte { file_idx, byte });
-        Ok(String::from_utf8_lossy(bytes))
     }
 
     fn path_of(&self, span: &TextSpan) -> &'a TextFile {

@@ -24,6 +24,9 @@ const ABBREVIATIONS: &[&str] = &[
     "approx", "dept",
 ];
 
+/// Characters of the longest of them.
+const LONGEST_ABBREVIATION: usize = 6;
+
 /// The sentences of a document, without outer white space, none of them empty.
 pub fn sentences(document: &str) -> impl Iterator<Item = &str> {
     document.split(is_line_end).flat_map(|line| Sentences { rest: line, is_quote_open: false })
@@ -129,7 +132,9 @@ fn is_end(rest: &str, is_strong: bool, is_full_stop: bool) -> bool {
 
 /// Whether the full stop after this text belongs to its last word: an initial, or a known abbreviation.
 fn is_abbreviation(before: &str) -> bool {
-    let word = before.rsplit(|c: char| c.is_whitespace() || "(\"'“‘[".contains(c)).next().unwrap_or_default();
+    // A text may be one endless word: look no further back than what decides.
+    let tail = before.char_indices().rev().nth(LONGEST_ABBREVIATION).map_or(before, |(at, _)| &before[at..]);
+    let word = tail.rsplit(|c: char| c.is_whitespace() || "(\"'“‘[".contains(c)).next().unwrap_or_default();
     let mut chars = word.chars().rev();
     let last = chars.next().is_some_and(|c| c.is_uppercase());
     if last && chars.next().is_none_or(|c| c == '.') {
@@ -178,6 +183,13 @@ mod tests {
     fn line_ends_end_sentences_and_white_space_is_none() {
         check(" a \r\n\n b\u{2028}c\u{3000}\n。\n", &["a", "b", "c", "。"]);
         check(" \n\t", &[]);
+    }
+
+    #[test]
+    fn one_endless_word_with_full_stops_takes_no_time() {
+        assert!(ABBREVIATIONS.iter().all(|word| word.len() <= LONGEST_ABBREVIATION));
+        check(&"a.".repeat(1 << 20), &[&"a.".repeat(1 << 20)]);
+        check("In (approx. 3) or xapprox. Then", &["In (approx. 3) or xapprox.", "Then"]);
     }
 
     proptest! {

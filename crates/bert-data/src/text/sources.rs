@@ -27,6 +27,8 @@ pub struct TextFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextSources {
     files: Vec<TextFile>,
+    /// Number of files of each source and those before it.
+    file_ends: Vec<usize>,
 }
 
 impl TextSources {
@@ -40,7 +42,7 @@ impl TextSources {
     /// [`DataError::MissingText`] if a source matches nothing; [`DataError::UnsupportedText`] for a format
     /// that is not read; [`DataError::EmptyCorpus`] if no source is given or all files are empty.
     pub fn list(sources: &[PathBuf]) -> Result<Self, DataError> {
-        let mut files = Vec::new();
+        let (mut files, mut file_ends) = (Vec::new(), Vec::new());
         for source in sources {
             let num_before = files.len();
             for path in expand(source)? {
@@ -49,18 +51,29 @@ impl TextSources {
             if files.len() == num_before {
                 return Err(DataError::MissingText { path: source.clone(), expected: EXPECTED });
             }
+            file_ends.push(files.len());
         }
         if files.iter().all(|f| f.num_bytes == 0) {
             let names: Vec<String> = sources.iter().map(|s| format!("`{}`", s.display())).collect();
             let got = if names.is_empty() { "an empty list of sources".to_owned() } else { names.join(", ") };
             return Err(DataError::EmptyCorpus { got });
         }
-        Ok(Self { files })
+        Ok(Self { files, file_ends })
     }
 
     /// The files in their final order.
     pub fn files(&self) -> &[TextFile] {
         &self.files
+    }
+
+    /// Number of sources.
+    pub fn num_sources(&self) -> usize {
+        self.file_ends.len()
+    }
+
+    /// Index of the source that a file belongs to.
+    pub fn source_of(&self, file_idx: usize) -> usize {
+        self.file_ends.partition_point(|&end| end <= file_idx)
     }
 
     /// Size of the whole corpus in bytes.

@@ -4,6 +4,7 @@
 
 use super::Tokenizer;
 use crate::error::DataError;
+use serde_json::{Map, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tokenizers::tokenizer::Tokenizer as HfTokenizer;
@@ -50,9 +51,9 @@ fn file_in(path: &Path) -> Result<PathBuf, DataError> {
 fn from_json(bytes: &[u8], lowercase: bool, path: &Path) -> Result<Tokenizer, DataError> {
     let failed =
         |source| DataError::Tokenizer { action: "read tokenizer.json", path: path.to_path_buf(), source };
-    let mut inner = HfTokenizer::from_bytes(bytes).map_err(failed)?;
-    inner.with_truncation(None).map_err(failed)?;
-    inner.with_padding(None);
+    let rules = rules_of(bytes, path)?;
+    let inner = HfTokenizer::from_bytes(Value::Object(rules.clone()).to_string()).map_err(failed)?;
+    check_added_tokens(&rules, &inner, path)?;
     let ModelWrapper::WordPiece(model) = inner.get_model() else {
         return Err(bad(path, "a WordPiece model", "another model"));
     };
@@ -84,6 +85,53 @@ fn from_json(bytes: &[u8], lowercase: bool, path: &Path) -> Result<Tokenizer, Da
     let added = inner.get_added_tokens_decoder();
     let added_special = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
     Tokenizer::assemble(inner, tokens, added_special, lowercase, path)
+}
+
+/// The parts of a `tokenizer.json` that turn text into ids.
+///
+/// The others (decoder, post-processor, truncation, padding) are left out: text of a corpus needs none of them, and
+/// the library panics on some that are damaged. So it does on SentencePiece's normalizer, which no BERT has.
+fn rules_of(bytes: &[u8], path: &Path) -> Result<Map<String, Value>, DataError> {
+    const PARTS: [&str; 5] = ["version", "added_tokens", "normalizer", "pre_tokenizer", "model"];
+    let mut file: Map<String, Value> =
+        serde_json::from_slice(bytes).map_err(|e| bad(path, "the JSON of a tokenizer", &e.to_string()))?;
+    let kind = file.get("model").and_then(|model| model.get("type")).and_then(Value::as_str);
+    if let Some(kind) = kind.filter(|kind| *kind != "WordPiece") {
+        return Err(bad(path, "a WordPiece model", &format!("another model, `{kind}`")));
+    }
+    let is_sentence_piece = |rule: &Value| {
+        rule.get("type").is_some_and(|kind| kind == "Precompiled")
+            || rule.get("precompiled_charsmap").is_some()
+    };
+    if file.get("normalizer").is_some_and(|rule| any_part(rule, &is_sentence_piece)) {
+        return Err(bad(path, "the normalizer of a BERT", "one of SentencePiece (`Precompiled`)"));
+    }
+    file.retain(|key, _| PARTS.contains(&key.as_str()));
+    Ok(file)
+}
+
+/// Whether a value, or one inside of it, is what is looked for.
+fn any_part(value: &Value, wanted: &impl Fn(&Value) -> bool) -> bool {
+    wanted(value)
+        || match value {
+            Value::Array(parts) => parts.iter().any(|part| any_part(part, wanted)),
+            Value::Object(parts) => parts.values().any(|part| any_part(part, wanted)),
+            _ => false,
+        }
+}
+
+/// Refuses added tokens that the library gives other ids than the file says: it would only warn.
+fn check_added_tokens(rules: &Map<String, Value>, inner: &HfTokenizer, path: &Path) -> Result<(), DataError> {
+    for token in rules.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
+        let content = token.get("content").and_then(Value::as_str).unwrap_or_default();
+        let (expected, got) = (token.get("id").and_then(Value::as_u64), inner.token_to_id(content));
+        if expected != got.map(u64::from) {
+            let id = |id: Option<u64>| id.map_or("no id".to_owned(), |id| format!("id {id}"));
+            let expected = format!("the added token `{content}` at {}", id(expected));
+            return Err(bad(path, &expected, &id(got.map(u64::from))));
+        }
+    }
+    Ok(())
 }
 
 /// A file that is not what it should be.

@@ -74,3 +74,41 @@ fn a_token_that_occurs_twice_is_refused() {
     let error = Tokenizer::from_tokens(tokens(&["x", "y", "x"]), true, Path::new("v")).unwrap_err();
     assert!(error.to_string().contains("lines 6 and 8"), "{error}");
 }
+
+#[test]
+fn a_damaged_or_foreign_tokenizer_json_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    Tokenizer::from_tokens(tokens(&["a", "##b"]), true, Path::new("test"))
+        .unwrap()
+        .save_vocab(dir.path())
+        .unwrap();
+    let path = dir.path().join("tokenizer.json");
+    let good: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let changed = |pointer: &str, value: serde_json::Value| {
+        let mut file = good.clone();
+        *file.pointer_mut(pointer).unwrap() = value;
+        file.to_string()
+    };
+    let precompiled = serde_json::json!({"type": "Sequence", "normalizers": [{"type": "Precompiled"}]});
+    for (text, part) in [
+        (good.to_string().replace("true", "troe"), "the JSON of a tokenizer"),
+        ("[1]".to_owned(), "the JSON of a tokenizer"),
+        (changed("/model/type", "BPE".into()), "another model, `BPE`"),
+        (changed("/normalizer", precompiled), "SentencePiece"),
+        (changed("/added_tokens/4/id", 7.into()), "the added token `[MASK]` at id 7, got id 4"),
+        (changed("/added_tokens/4/id", u64::MAX.into()), "tokenizer.json"),
+        (changed("/model/vocab/a", 9.into()), "ids without gaps (id 5)"),
+        (changed("/model/vocab/a", u32::MAX.into()), "ids without gaps (id 5)"),
+        (changed("/model/vocab/a", 4.into()), "ids without gaps"),
+        (changed("/model/continuing_subword_prefix", "@@".into()), "the continuation prefix"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let error = Tokenizer::from_vocab_file(&path, true).unwrap_err();
+        for part in [part, "tokenizer.json"] {
+            assert!(error.to_string().contains(part), "expected `{part}` in: {error}");
+        }
+    }
+    // What text does not need is not looked at.
+    fs::write(&path, changed("/decoder", serde_json::json!({"type": "damaged"}))).unwrap();
+    assert_eq!(Tokenizer::from_vocab_file(&path, true).unwrap().vocab_size(), 7);
+}

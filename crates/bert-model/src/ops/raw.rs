@@ -1,16 +1,19 @@
-//! Tensors as plain slices: the one place that knows how a backend stores them.
+//! Tensors as plain slices: how a backend stores them.
 //!
-//! [`Raw`] is what the handwritten ops ask of a backend. The free functions do the same for whole [`Tensor`]s
-//! outside of an op. Nothing here computes.
+//! [`Raw`] is what the handwritten ops ask of a backend whose tensors lie in main memory. The free functions do the
+//! same for whole [`Tensor`]s outside of an op, wherever they lie. Nothing here computes.
+
+#[cfg(feature = "libtorch")]
+mod libtorch;
 
 use burn::{
     Tensor,
     backend::{
-        Backend, Flex,
+        Backend, DispatchDevice, DispatchKindConversion, DispatchTensor, Flex,
         flex::{FlexTensor, Layout},
         tensor::FloatTensor,
     },
-    tensor::{Bytes, DType, Shape},
+    tensor::{Bytes, DType, Device, Shape},
 };
 
 /// Backends whose float tensors are `f32` in main memory.
@@ -32,7 +35,7 @@ pub(crate) trait Raw: Backend {
     /// If the tensor is not contiguous or not `f32`.
     fn values_mut(tensor: &mut FloatTensor<Self>) -> &mut [f32];
 
-    /// Wraps values, row-major, without a copy.
+    /// Makes a tensor of values, row-major.
     fn from_values(values: Vec<f32>, shape: Shape) -> FloatTensor<Self>;
 }
 
@@ -61,10 +64,44 @@ impl Raw for Flex {
     }
 }
 
-/// Calls `read` with the values of a tensor, row-major; copies only if it is strided.
+/// Where a tensor lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Flex,
+    #[cfg(feature = "libtorch")]
+    LibTorch,
+    /// Not in main memory.
+    #[cfg(feature = "libtorch-cuda")]
+    Elsewhere,
+}
+
+fn place_of(device: &Device) -> Place {
+    match device.clone().without_autodiff().as_dispatch() {
+        DispatchDevice::Flex(_) => Place::Flex,
+        #[cfg(feature = "libtorch")]
+        DispatchDevice::LibTorch(device) => libtorch::place_of(*device),
+        other => unreachable!("the device factory makes no {other:?}"),
+    }
+}
+
+/// Whether the handwritten ops can reach the tensors of this device.
+#[cfg(feature = "libtorch-cuda")]
+pub(crate) fn is_main_memory(device: &Device) -> bool {
+    place_of(device) != Place::Elsewhere
+}
+
+/// Calls `read` with the values of a tensor, row-major; copies only if it is strided or not in main memory.
 pub(crate) fn with_values<const D: usize, R>(tensor: Tensor<D>, read: impl FnOnce(&[f32]) -> R) -> R {
-    let primitive = Flex::contiguous(into_flex(tensor));
-    read(Flex::values(&primitive))
+    match place_of(&tensor.device()) {
+        Place::Flex => read_as::<Flex, D, R>(tensor, read),
+        #[cfg(feature = "libtorch")]
+        Place::LibTorch => read_as::<libtorch::LibTorch, D, R>(tensor, read),
+        #[cfg(feature = "libtorch-cuda")]
+        Place::Elsewhere => {
+            let data = tensor.without_autodiff().into_data();
+            read(data.as_slice().expect("float tensors of this crate are f32"))
+        }
+    }
 }
 
 /// Writes the values of a tensor, row-major, to `out`.
@@ -82,21 +119,52 @@ pub(crate) fn copy_to<const D: usize>(tensor: Tensor<D>, out: &mut [f32]) {
 ///
 /// If the lengths differ.
 pub(crate) fn overwrite<const D: usize>(tensor: Tensor<D>, values: &[f32]) -> Tensor<D> {
-    let mut primitive = Flex::contiguous(into_flex(tensor));
-    Flex::values_mut(&mut primitive).copy_from_slice(values);
-    Tensor::from_primitive::<Flex>(primitive)
+    match place_of(&tensor.device()) {
+        Place::Flex => overwrite_as::<Flex, D>(tensor, values),
+        #[cfg(feature = "libtorch")]
+        Place::LibTorch => overwrite_as::<libtorch::LibTorch, D>(tensor, values),
+        #[cfg(feature = "libtorch-cuda")]
+        Place::Elsewhere => from_values(values.to_vec(), tensor.dims(), &tensor.device()),
+    }
 }
 
-/// Wraps values, row-major, as a tensor outside of autodiff; no copy.
+/// Makes a tensor of values, row-major, outside of autodiff.
 ///
 /// # Panics
 ///
 /// If the length is not the product of the shape.
-pub(crate) fn from_values<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+pub(crate) fn from_values<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     assert_eq!(values.len(), shape.iter().product::<usize>(), "values of a tensor of shape {shape:?}");
-    Tensor::from_primitive::<Flex>(Flex::from_values(values, Shape::from(shape)))
+    match place_of(device) {
+        // No copy.
+        Place::Flex => Tensor::from_primitive::<Flex>(Flex::from_values(values, Shape::from(shape))),
+        #[cfg(feature = "libtorch")]
+        _ => {
+            let data = burn::tensor::TensorData::new(values, shape);
+            Tensor::from_data(data, &device.clone().without_autodiff())
+        }
+    }
 }
 
-fn into_flex<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
-    tensor.without_autodiff().try_into_primitive::<Flex>().expect("every device of this crate is flex")
+fn primitive<B: Raw, const D: usize>(tensor: Tensor<D>) -> FloatTensor<B>
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
+    B::contiguous(tensor.without_autodiff().try_into_primitive::<B>().expect("its device says where it lies"))
+}
+
+fn read_as<B: Raw, const D: usize, R>(tensor: Tensor<D>, read: impl FnOnce(&[f32]) -> R) -> R
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
+    read(B::values(&primitive::<B, D>(tensor)))
+}
+
+fn overwrite_as<B: Raw, const D: usize>(tensor: Tensor<D>, values: &[f32]) -> Tensor<D>
+where
+    DispatchTensor: DispatchKindConversion<B>,
+{
+    let mut primitive = primitive::<B, D>(tensor);
+    B::values_mut(&mut primitive).copy_from_slice(values);
+    Tensor::from_primitive::<B>(primitive)
 }

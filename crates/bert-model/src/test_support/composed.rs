@@ -9,7 +9,16 @@ use burn::{
     tensor::{Device, Int, TensorData, activation},
 };
 
-use crate::{batch::PretrainBatch, loss::LossScale, ops::raw, pretrain::PretrainModel};
+use crate::{
+    backend::BackendKind,
+    batch::PretrainBatch,
+    loss::LossScale,
+    ops::{
+        composed::{attention_probs, layer_norm},
+        raw,
+    },
+    pretrain::PretrainModel,
+};
 
 type Parameters = HashMap<String, (Vec<usize>, Vec<f32>)>;
 
@@ -24,8 +33,9 @@ pub(crate) fn loss_and_gradients(
     model: &PretrainModel,
     batch: &PretrainBatch<'_>,
     scale: LossScale,
+    backend: BackendKind,
 ) -> (f64, HashMap<String, Vec<f32>>) {
-    let network = Network::new(parameters(model));
+    let network = Network::new(parameters(model), backend);
     let loss = network.loss(model, batch, scale);
     let value = f64::from(loss.clone().into_scalar::<f32>());
     let gradients = loss.backward();
@@ -37,25 +47,6 @@ pub(crate) fn loss_and_gradients(
         by_name.insert(name.clone(), raw::with_values(tensor.grad(&gradients).unwrap(), <[f32]>::to_vec));
     }
     (value, by_name)
-}
-
-/// LayerNorm from primitive operations.
-pub(crate) fn layer_norm(input: Tensor<2>, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f64) -> Tensor<2> {
-    let centred = input.clone() - input.mean_dim(1); // [num_positions, hidden]
-    let variance = centred.clone().powi_scalar(2).mean_dim(1); // [num_positions, 1]
-    centred / (variance + epsilon).sqrt() * gamma.unsqueeze() + beta.unsqueeze()
-}
-
-/// Softmax with an additive mask, from primitive operations.
-pub(crate) fn attention_probs(scores: Tensor<4>, lengths: &[u32]) -> Tensor<4> {
-    let row_len = scores.dims()[3];
-    let mask: Vec<f32> = lengths
-        .iter()
-        .flat_map(|&length| (0..row_len).map(move |column| if column < length as usize { 0.0 } else { -1e9 }))
-        .collect();
-    let device = scores.device();
-    let mask = Tensor::<1>::from_data(TensorData::new(mask, [lengths.len() * row_len]), &device);
-    activation::softmax(scores + mask.reshape([lengths.len(), 1, 1, row_len]), 3)
 }
 
 fn parameters(model: &PretrainModel) -> Parameters {
@@ -71,8 +62,8 @@ fn parameters(model: &PretrainModel) -> Parameters {
 }
 
 impl Network {
-    fn new(parameters: Parameters) -> Self {
-        let device = Device::flex().autodiff();
+    fn new(parameters: Parameters, backend: BackendKind) -> Self {
+        let device = backend.device().unwrap().autodiff();
         let mut network = Self { vectors: HashMap::new(), matrices: HashMap::new(), device };
         for (name, (shape, values)) in parameters {
             let data = TensorData::new(values, shape.clone());

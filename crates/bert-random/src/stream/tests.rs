@@ -42,6 +42,38 @@ fn below_rejects_what_would_be_biased() {
     assert!(statistic < 13.8, "chi-square with 2 degrees of freedom: {statistic}"); // p = 0.001
 }
 
+/// The words are those of blocks 0, 1, 2, ..; also behind 2^32 blocks.
+#[test]
+fn words_are_those_of_the_blocks_in_order() {
+    use crate::key::Domain;
+    let key = Key::new(42, Purpose::Debug).with(3);
+    let words = |blocks: std::ops::Range<u64>| -> Vec<u32> {
+        blocks.flat_map(|counter| key.block(Domain::Stream, counter)).collect()
+    };
+    let mut stream = key.stream();
+    let got: Vec<u32> = (0..400).map(|_| stream.next_u32()).collect();
+    assert_eq!(got, words(0..100));
+    let mut stream = key.stream();
+    stream.next_block = (1 << 32) - 6;
+    let got: Vec<u32> = (0..60).map(|_| stream.next_u32()).collect();
+    assert_eq!(got, words((1 << 32) - 6..(1 << 32) + 9));
+}
+
+/// Pairs of words may begin anywhere, also in the last word computed.
+#[test]
+fn numbers_of_64_bits_take_the_next_two_words() {
+    for num_before in 0..40 {
+        let (mut words, mut numbers) = (stream(9), stream(9));
+        for _ in 0..num_before {
+            assert_eq!(words.next_u32(), numbers.next_u32());
+        }
+        for _ in 0..20 {
+            let low = u64::from(words.next_u32());
+            assert_eq!(numbers.next_u64(), u64::from(words.next_u32()) << 32 | low);
+        }
+    }
+}
+
 #[test]
 #[should_panic(expected = "needs n > 0")]
 fn below_zero_is_refused() {

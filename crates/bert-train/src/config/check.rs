@@ -2,7 +2,13 @@
 //!
 //! Owns what can be said without opening any other file. Rules that need the corpus are with `bert-data`.
 
+use bert_data::MAX_SOURCE_WEIGHT;
+
 use super::{Config, ConfigError, OptimizerKind, Strategy};
+use crate::device;
+
+/// Weights are whole millionths.
+const MIN_SOURCE_WEIGHT: f64 = 0.000_001;
 
 fn refuse(key: &'static str, got: impl ToString, expected: impl ToString) -> Result<(), ConfigError> {
     Err(ConfigError::Value { key, got: got.to_string(), expected: expected.to_string() })
@@ -36,7 +42,8 @@ pub fn check(config: &Config) -> Result<(), ConfigError> {
     check_data(config)?;
     check_masking(config)?;
     check_optimizer(config)?;
-    check_train(config)
+    check_train(config)?;
+    device::choose(config.device.backend, 0).map(drop)
 }
 
 fn check_run(config: &Config) -> Result<(), ConfigError> {
@@ -88,7 +95,16 @@ fn check_model(config: &Config) -> Result<(), ConfigError> {
 
 fn check_data(config: &Config) -> Result<(), ConfigError> {
     let data = &config.data;
-    require(!data.sources.is_empty(), "data.sources", "empty", "at least one { path = \"..\" }")?;
+    require(!data.sources.is_empty(), "data.sources", "empty", "at least one file, folder or pattern")?;
+    for source in &data.sources {
+        let (path, weight) = (source.path(), source.weight());
+        require(
+            (MIN_SOURCE_WEIGHT..=MAX_SOURCE_WEIGHT).contains(&weight),
+            "data.sources",
+            format!("a weight of {weight} for `{path}`"),
+            format!("readings per epoch from {MIN_SOURCE_WEIGHT} to {MAX_SOURCE_WEIGHT}"),
+        )?;
+    }
     require(
         data.max_seq_length <= config.model.max_position_embeddings,
         "data.max_seq_length",

@@ -3,7 +3,7 @@
 //! Owns the list of keys that do *not* change numbers. The contents of text, shards and tokenizer are not
 //! here: their own fingerprints are compared beside this one.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Config;
 
@@ -12,7 +12,7 @@ const FREE_KEYS: &[&str] = &[
     "/run/name",
     "/run/dir",
     "/run/threads_per_rank",
-    "/data/sources",
+    "/data/strict",
     "/data/shards",
     "/data/tokenizer",
     "/data/num_workers",
@@ -35,6 +35,9 @@ const FREE_KEYS: &[&str] = &[
 /// If a value cannot be written as JSON (a number that is not finite).
 pub fn numeric_keys(config: &Config) -> Result<Value, serde_json::Error> {
     let mut value = serde_json::to_value(config)?;
+    // Where a source lies changes nothing, its weight does.
+    let weights = config.data.sources.iter().map(|source| json!({ "weight": source.weight() }));
+    value["data"]["sources"] = weights.collect();
     for key in FREE_KEYS {
         let (parent, name) = key.rsplit_once('/').unwrap_or(("", key));
         if let Some(Value::Object(entries)) = value.pointer_mut(parent) {

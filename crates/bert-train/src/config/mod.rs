@@ -8,14 +8,17 @@ pub mod check;
 pub mod fingerprint;
 pub mod load;
 mod schema;
+mod sources;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use bert_data::masking::ngram_preset;
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 pub use load::{ConfigError, load};
+pub use sources::{SourceSection, WeightedSource};
 
 /// A whole configuration file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -134,6 +137,8 @@ pub enum TaskKind {
 pub struct DataSection {
     /// Text files, folders or globs.
     pub sources: Vec<SourceSection>,
+    /// Whether a byte that is not UTF-8 is an error; otherwise it is replaced, and its line counted.
+    pub strict: bool,
     /// Folder of the token shards; built from `sources` on first use.
     pub shards: PathBuf,
     /// `vocab.txt` or `tokenizer.json`.
@@ -148,20 +153,14 @@ pub struct DataSection {
     pub short_seq_prob: f64,
     /// The sentence objective.
     pub sentence_objective: Objective,
+    /// The order of the samples of an epoch.
+    pub order: Order,
     /// Share of the documents that is held out for evaluation.
     pub validation_fraction: f64,
     /// Prefetch threads of a rank.
     pub num_workers: usize,
     /// Steps prepared ahead.
     pub prefetch_steps: usize,
-}
-
-/// An entry of `data.sources`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SourceSection {
-    /// File, folder or glob.
-    pub path: String,
 }
 
 /// Value of `data.language`.
@@ -186,6 +185,16 @@ pub enum Objective {
     None,
 }
 
+/// Value of `data.order`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// One permutation of all samples.
+    Global,
+    /// Blocks of neighbouring documents, shuffled in windows that are read in runs.
+    Blocks,
+}
+
 /// `[masking]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -196,7 +205,8 @@ pub struct MaskingSection {
     pub mlm_probability: f64,
     /// Cap of the tokens to predict in a sequence.
     pub max_predictions_per_seq: usize,
-    /// Weights of 1, 2, .. consecutive words for `strategy = "ngram"`.
+    /// Weights of 1, 2, .. consecutive words for `strategy = "ngram"`; a file may name a preset instead.
+    #[serde(deserialize_with = "ngram_weights")]
     pub ngram_weights: Vec<f64>,
     /// What a chosen token becomes.
     pub replace: ReplaceSection,
@@ -208,6 +218,25 @@ pub struct MaskingSection {
     pub dupe_factor: u64,
     /// Word list for the Chinese segmenter, one word a line; empty for none.
     pub lexicon: String,
+}
+
+/// Value of `masking.ngram_weights` in a file.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected \"albert\", \"macbert\" or a list of weights of 1, 2, .. words")]
+enum NgramWeights {
+    Preset(String),
+    Own(Vec<f64>),
+}
+
+/// Weights, or those that a name stands for: two runs with the same weights are the same run.
+fn ngram_weights<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+    match NgramWeights::deserialize(deserializer)? {
+        NgramWeights::Own(weights) => Ok(weights),
+        NgramWeights::Preset(name) => ngram_preset(&name).ok_or_else(|| {
+            let expected = "\"albert\", \"macbert\" or a list of weights of 1, 2, .. words";
+            D::Error::custom(format!("masking.ngram_weights is {name:?}, expected {expected}"))
+        }),
+    }
 }
 
 /// Value of `masking.strategy`.
@@ -390,6 +419,12 @@ pub enum Backend {
     Auto,
     /// burn's pure Rust CPU backend.
     Flex,
+    /// libtorch on the CPU.
+    #[serde(rename = "libtorch")]
+    LibTorch,
+    /// libtorch on a CUDA device, one for each rank of a machine.
+    #[serde(rename = "libtorch-cuda")]
+    LibTorchCuda,
 }
 
 /// `[log]`

@@ -27,6 +27,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
         "data",
         &[
             "sources",
+            "strict",
             "shards",
             "tokenizer",
             "lowercase",
@@ -34,6 +35,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "max_seq_length",
             "short_seq_prob",
             "sentence_objective",
+            "order",
             "validation_fraction",
             "num_workers",
             "prefetch_steps",

@@ -82,6 +82,20 @@ fn overrides_replace_values_of_every_type() {
 }
 
 #[test]
+fn weights_of_ngrams_are_a_list_or_a_name() {
+    let albert = load_demo(&["masking.strategy=ngram", "masking.ngram_weights=albert"]).unwrap();
+    assert_eq!(albert.masking.ngram_weights, [6.0, 3.0, 2.0]);
+    let macbert = load_demo(&["masking.ngram_weights=\"macbert\""]).unwrap();
+    assert_eq!(macbert.masking.ngram_weights, [0.4, 0.3, 0.2, 0.1]);
+    let list = load_demo(&["masking.strategy=ngram", "masking.ngram_weights=[6, 3, 2]"]).unwrap();
+    assert_eq!(config_hash(&albert).unwrap(), config_hash(&list).unwrap());
+    let text = demo().replace("ngram_weights = [0.4, 0.3, 0.2, 0.1]", "ngram_weights = \"albert\"");
+    assert_eq!(parse(&text, "demo.toml", &[]).unwrap().masking.ngram_weights, [6.0, 3.0, 2.0]);
+    check_refused(&["masking.ngram_weights=bert"], &["masking.ngram_weights", "bert", "albert", "macbert"]);
+    check_refused(&["masking.ngram_weights=3"], &["albert", "a list of weights"]);
+}
+
+#[test]
 fn a_misspelt_key_is_named_with_its_nearest_neighbour() {
     let text = demo().replace("hidden_size =", "hiden_size =");
     let message = parse(&text, "demo.toml", &[]).unwrap_err().to_string();
@@ -119,6 +133,14 @@ fn values_out_of_range_are_refused_with_what_is_expected() {
     check_refused(&["schedule.total_steps=0"], &["schedule.total_steps", "above 0"]);
     check_refused(&["train.micro_batch_size=0"], &["train.micro_batch_size", "above 0"]);
     check_refused(&["model.hidden_act=swish"], &["model.hidden_act", "swish", "relu"]);
+    check_refused(&["data.order=random"], &["random", "global", "blocks"]);
+    check_refused(&["data.sources=[]"], &["data.sources", "at least one"]);
+    check_refused(&["data.sources=[7]"], &["expected a path"]);
+    for weight in ["0", "-1.0", "nan", "inf", "1000.0"] {
+        let sources = format!("data.sources=[\"a\", {{ path = \"b\", weight = {weight} }}]");
+        check_refused(&[&sources], &["data.sources", "for `b`", "from 0.000001 to 100"]);
+    }
+    check_refused(&["data.sources=[{ path = \"a\", wieght = 2.0 }]"], &["expected a path", "weight = 2.0"]);
 }
 
 #[test]
@@ -135,11 +157,29 @@ fn only_keys_that_change_numbers_are_hashed() {
     for free in ["run.name=x", "run.threads_per_rank=1", "checkpoint.keep_last=9", "log.level=debug"] {
         assert_eq!(hash(&[free]), base, "{free}");
     }
-    for binding in
-        ["run.seed=1", "train.micro_batch_size=8", "optimizer.epsilon=1e-8", "schedule.total_steps=9"]
-    {
+    for binding in [
+        "run.seed=1",
+        "train.micro_batch_size=8",
+        "optimizer.epsilon=1e-8",
+        "schedule.total_steps=9",
+        "data.order=blocks",
+    ] {
         assert_ne!(hash(&[binding]), base, "{binding}");
     }
+}
+
+#[test]
+fn weights_of_sources_are_compared_and_their_places_are_not() {
+    let load = |sources: &str| load_demo(&[&format!("data.sources={sources}")]).unwrap();
+    let config = load("[\"a.txt\", { path = \"b/*.jsonl\", weight = 2 }, { path = \"c\" }]");
+    let found: Vec<_> = config.data.sources.iter().map(|source| (source.path(), source.weight())).collect();
+    assert_eq!(found, [("a.txt", 1.0), ("b/*.jsonl", 2.0), ("c", 1.0)]);
+    let text = toml::to_string(&config).unwrap();
+    assert_eq!(parse(&text, "printed", &[]).unwrap(), config);
+    let keys = |sources: &str| numeric_keys(&load(sources)).unwrap();
+    assert_eq!(keys("[\"x\", { path = \"y\", weight = 1.0 }]"), keys("[\"p\", \"q\"]"));
+    let found = differences(&keys("[\"x\"]"), &keys("[{ path = \"x\", weight = 0.5 }]"));
+    assert_eq!(found, ["data.sources: [{\"weight\":1.0}] -> [{\"weight\":0.5}]"]);
 }
 
 #[test]

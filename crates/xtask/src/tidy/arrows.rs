@@ -33,12 +33,12 @@ const RULES: [Rule; 8] = [
     Rule {
         package: "bert-train",
         workspace: &["bert-coordinator", "bert-data", "bert-kernels", "bert-model", "bert-random"],
-        absent: &["mpi"],
+        absent: &["mpi", "tch"],
     },
     Rule {
         package: "bert-tools",
         workspace: &["bert-data", "bert-model", "bert-random", "bert-train"],
-        absent: &["mpi"],
+        absent: &["mpi", "tch"],
     },
     Rule { package: "xtask", workspace: &[], absent: &["burn", "mpi"] },
 ];
@@ -174,6 +174,7 @@ mod tests {
             ("bert-kernels", "burn"),
             ("bert-random", "bert-kernels"),
             ("bert-train", "bert-tools"),
+            ("bert-train", "tch"),
             ("bert-tools", "bert-kernels"),
             ("bert-tools", "bert-coordinator"),
             ("xtask", "bert-train"),

@@ -1,0 +1,4 @@
+//! The entry `parquet` of `bert_data::fuzzing` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bert_data_fuzz::feed("parquet", data));
