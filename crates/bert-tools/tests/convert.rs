@@ -11,7 +11,7 @@ use std::{
 };
 
 use bert_model::{
-    BackendKind, ParameterLayout, PretrainBatch, PretrainModel,
+    BackendKind, ParameterLayout, PretrainBatch, PretrainModel, TokenBatch,
     hf::{self, Allowed, Source},
 };
 use bert_random::{Key, Purpose};
@@ -145,19 +145,30 @@ fn transformers_loads_what_was_written() {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
-    let (to, outputs) = (dir.path().join("to"), dir.path().join("outputs.json"));
-    let rxnfp = material("rxnfp/rxnfp/models/transformers/bert_pretrained");
-    let sources = [Some(golden().join("google.npz")), rxnfp.clone()];
-    let originals = [Some(golden().join("zip.bin")), rxnfp.map(|folder| folder.join(hf::TORCH_FILE))];
-    for (source, original) in sources.iter().flatten().zip(originals.iter().flatten()) {
-        converts(&[], source, &to);
-        fs::write(&outputs, logits(&to).to_string()).unwrap();
+    let check = |folder: &Path, original: &Path| {
+        let outputs = dir.path().join("outputs.json");
+        fs::write(&outputs, logits(folder).to_string()).unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/transformers_loads.py");
-        let output = Command::new(&python).arg(script).args([&to, original, &outputs]).output().unwrap();
+        let output = Command::new(&python).arg(script).args([folder, original, &outputs]).output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{}: {stderr}", source.display());
+        assert!(output.status.success(), "{}: {stderr}", folder.display());
         print!("{}", String::from_utf8_lossy(&output.stdout));
-        fs::remove_dir_all(&to).unwrap();
+    };
+    let google = dir.path().join("google");
+    converts(&[], &golden().join("google.npz"), &google);
+    check(&google, &golden().join("zip.bin"));
+
+    // The folder of a checkpoint, with a configuration of our own.
+    let checkpoint = dir.path().join("checkpoint");
+    fs::create_dir(&checkpoint).unwrap();
+    let (config, buckets) = hf::load_folder(&golden()).unwrap();
+    hf::save_folder(&checkpoint, &config, |idx, out| out.copy_from_slice(&buckets[idx])).unwrap();
+    check(&checkpoint, &golden().join("zip.bin"));
+
+    if let Some(folder) = material("rxnfp/rxnfp/models/transformers/bert_pretrained") {
+        let rxnfp = dir.path().join("rxnfp");
+        converts(&[], &folder, &rxnfp);
+        check(&rxnfp, &folder.join(hf::TORCH_FILE));
     }
 }
 
@@ -178,7 +189,10 @@ fn logits(folder: &Path) -> serde_json::Value {
         mlm_labels: &ids,
         nsp_labels: &[],
     };
+    let tokens =
+        TokenBatch { num_rows: 1, row_len: 11, input_ids: &ids, token_type_ids: &types, lengths: &[11] };
     serde_json::json!({
+        "nsp": model.nsp_logits(&tokens).unwrap(),
         "input_ids": ids,
         "token_type_ids": types,
         "mlm": model.masked_logits(&batch).unwrap(),

@@ -27,6 +27,7 @@ for name, value in weights.items():
 ours = json.load(open(outputs))
 with torch.no_grad():
     output = model(input_ids=torch.tensor([ours["input_ids"]]), token_type_ids=torch.tensor([ours["token_type_ids"]]))
-difference = (output.prediction_logits.flatten() - torch.tensor(ours["mlm"])).abs().max().item()
+pairs = [(output.prediction_logits, ours["mlm"]), (output.seq_relationship_logits, ours["nsp"])]
+difference = max((theirs.flatten() - torch.tensor(own)).abs().max().item() for theirs, own in pairs)
 assert difference < 2e-4, difference
 print(f"{compared} tensors equal bit by bit, logits differ by at most {difference:.1e}")
