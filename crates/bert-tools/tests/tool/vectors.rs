@@ -85,6 +85,24 @@ fn vectors_come_in_the_order_of_the_lines_whatever_the_batches() {
 }
 
 #[test]
+fn numpy_reads_the_file() {
+    let Some(python) = std::env::var_os("BERT_TRAIN_ORACLE_PYTHON") else {
+        println!("skipped: BERT_TRAIN_ORACLE_PYTHON names no Python with numpy");
+        return;
+    };
+    let dir = folder_with_texts("话说天下大势\n\n分久必合\n");
+    succeeds(dir.path(), &EMBED);
+    succeeds(dir.path(), &[&EMBED[..6], &["out.npy"]].concat());
+    let script = "import json, numpy\n\
+                  array = numpy.load('out.npy')\n\
+                  rows = [json.loads(line)['vector'] for line in open('out.jsonl')]\n\
+                  assert array.dtype == numpy.float32 and array.shape == (3, 12), (array.dtype, array.shape)\n\
+                  assert (array == numpy.array(rows, dtype=numpy.float32)).all()\n";
+    let output = Command::new(python).args(["-c", script]).current_dir(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn more_texts_than_a_window_are_all_embedded() {
     let dir = folder_with_texts(&"话说天下大势\n分久必合\n".repeat(100));
     succeeds(dir.path(), &[&EMBED[..], &["--batch-size", "2"]].concat());
