@@ -22,7 +22,7 @@ pub struct Choice {
 /// [`ConfigError::Value`] for a backend that this program was built without.
 pub fn choose(backend: Backend, local_rank: usize) -> Result<Choice, ConfigError> {
     let kind = match backend {
-        Backend::Auto => return Ok(fastest()),
+        Backend::Auto => return Ok(automatic()),
         Backend::Flex => BackendKind::Flex,
         Backend::LibTorch => BackendKind::LibTorch,
         Backend::LibTorchCuda => BackendKind::LibTorchCuda { device_idx: local_rank },
@@ -38,16 +38,19 @@ pub fn choose(backend: Backend, local_rank: usize) -> Result<Choice, ConfigError
     }
 }
 
-/// What `"auto"` takes among the CPU backends of this build.
+/// What `"auto"` takes among the CPU backends of this build: flex.
 ///
-/// CUDA has to be asked for: it was never measured, and it needs one device for each rank of a machine.
-fn fastest() -> Choice {
-    let kind = BackendKind::Flex;
+/// libtorch needs about the same processor time (docs/operating.md), which does not pay for what it gives up: with it
+/// the bits depend on the threads of a rank, and `run.threads_per_rank = "auto"` follows the number of ranks. CUDA has
+/// to be asked for: it was never measured.
+fn automatic() -> Choice {
     let reason = match BackendKind::compiled_in().len() {
         1 => "the only backend compiled in",
-        _ => "device.backend = \"auto\"",
+        _ => {
+            "device.backend = \"auto\"; as fast as libtorch within the noise, and no number of threads shows in its bits"
+        }
     };
-    Choice { kind, reason: reason.to_string() }
+    Choice { kind: BackendKind::Flex, reason: reason.to_string() }
 }
 
 /// Place of this process among the ranks of its machine, as the launcher tells; 0 if none does.

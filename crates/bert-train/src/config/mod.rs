@@ -401,7 +401,7 @@ pub struct DeviceSection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
-    /// The fastest one that is compiled in.
+    /// Chosen by measurement among those compiled in, see [`crate::device`].
     Auto,
     /// burn's pure Rust CPU backend.
     Flex,
