@@ -57,9 +57,9 @@ impl ModelFolder {
         Ok(Self { model, tokenizer, missing: loaded.initialised })
     }
 
-    /// Whether parameters whose names begin so are not in the folder.
-    pub fn lacks(&self, prefix: &str) -> bool {
-        self.missing.iter().any(|name| name.starts_with(prefix))
+    /// The parameters whose names begin so and that the folder lacks.
+    pub fn missing_of(&self, prefix: &str) -> Vec<&str> {
+        self.missing.iter().map(String::as_str).filter(|name| name.starts_with(prefix)).collect()
     }
 }
 

@@ -38,11 +38,13 @@ impl Predictor {
     /// If the folder is not a model, has no head for masked tokens, or its vocabulary does not fit the model.
     pub fn load(folder: &Path, lowercase: Option<bool>) -> anyhow::Result<Self> {
         let loaded = ModelFolder::load(folder, lowercase)?;
-        if loaded.lacks(MLM_HEAD) {
+        let missing = loaded.missing_of(MLM_HEAD);
+        if !missing.is_empty() {
             let message = format!(
-                "the model in `{}` has no head for masked tokens (no `{MLM_HEAD}*`), so it cannot guess; \
-                 `bert embed` makes sentence vectors with it",
-                folder.display()
+                "the model in `{}` has no head for masked tokens (missing: {}), so it cannot guess; `bert embed` makes \
+                 sentence vectors with it",
+                folder.display(),
+                missing.join(", ")
             );
             return Err(ToolError::Usage(message).into());
         }

@@ -68,11 +68,13 @@ impl SentenceEncoder {
     pub fn load(arguments: &SentenceModel) -> anyhow::Result<Self> {
         let folder = model_folder::chosen(arguments.model.as_deref(), arguments.run.as_deref())?;
         let loaded = ModelFolder::load(&folder, arguments.lowercase)?;
-        let has_pooler = !loaded.lacks("bert.pooler.");
+        let missing = loaded.missing_of("bert.pooler.");
+        let has_pooler = missing.is_empty();
         if arguments.pooling == Pooling::Pooler && !has_pooler {
             let message = format!(
-                "the model in `{}` has no pooler (no `bert.pooler.*`): choose another --pooling",
-                folder.display()
+                "the model in `{}` has no pooler (missing: {}): choose another --pooling",
+                folder.display(),
+                missing.join(", ")
             );
             return Err(ToolError::Usage(message).into());
         }

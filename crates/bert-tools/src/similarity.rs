@@ -37,7 +37,7 @@ pub fn run(arguments: &SimilarityArguments) -> anyhow::Result<()> {
         line("  cosine  texts");
     }
     match &mut pairs {
-        None => print_pairs(&[arguments.texts.clone()], &encoder, &mut counts, arguments.json)?,
+        None => print_pairs(std::slice::from_ref(&arguments.texts), &encoder, &mut counts, arguments.json)?,
         Some(input) => loop {
             let window = next_pairs(input, encoder.window_size())?;
             if window.is_empty() {
