@@ -132,7 +132,17 @@ fn every_configuration_of_the_repository_loads() {
     }
     names.sort();
     let expected = [
-        "base", "base-en", "demo", "large", "large-en", "mini", "mini-en", "small", "small-en", "tiny",
+        "base",
+        "base-en",
+        "classify-rotten-tomatoes",
+        "demo",
+        "large",
+        "large-en",
+        "mini",
+        "mini-en",
+        "small",
+        "small-en",
+        "tiny",
         "tiny-en",
     ];
     assert_eq!(names, expected);
