@@ -62,7 +62,13 @@ fn kill_9_changes_neither_the_weights_nor_the_best_checkpoint() {
         return;
     }
     let workspace = Workspace::labelled();
-    let overrides = ["schedule.total_steps=600", "train.eval_every_steps=30", "checkpoint.every_steps=40"];
+    // A rank may outlive its launcher for a moment and remove old checkpoints: enough are kept for the next start.
+    let overrides = [
+        "schedule.total_steps=600",
+        "train.eval_every_steps=30",
+        "checkpoint.every_steps=40",
+        "checkpoint.keep_last=4",
+    ];
     run(workspace.mpirun(2, "straight", &overrides)).expect_code(0);
     for after in [50, 200, 390] {
         let mut running = Running::start(workspace.mpirun(2, "killed", &overrides));
