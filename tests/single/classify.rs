@@ -133,13 +133,16 @@ fn new_texts_are_classified_as_in_the_run() {
     let one = classify(&["诸葛亮写下一本书"]).expect_code(0).stdout;
     assert!(one.starts_with("hanzi\t") && one.contains("诸葛亮"), "{one}");
     classify(&["test.tsv", "--output", "out.jsonl", "--batch-size", "2"]).expect_code(0);
-    // Batches of the run: the same rows, the same length, the same bits.
     let (new, run) = (json_lines(&workspace.path("out.jsonl")), workspace.run_dir("learns"));
     let old = json_lines(&run.join("predictions-test.jsonl"));
     assert_eq!(new.len(), 30);
     for (new, old) in new.iter().zip(&old) {
         assert_eq!((&new["index"], &new["predicted"]), (&old["index"], &old["predicted"]));
-        assert_eq!(new["probabilities"], old["probabilities"]);
+        for (label, probability) in old["probabilities"].as_object().unwrap() {
+            let difference = new["probabilities"][label].as_f64().unwrap() - probability.as_f64().unwrap();
+            // The tool computes on flex, the run on the backend that is tested.
+            assert!(difference.abs() < 1e-5, "{label}: {difference}");
+        }
     }
     classify(&["test.tsv", "--text-column", "body"]).expect_code(2).expect_error(&["`body`"]);
     let mut command = Command::new(&tool);

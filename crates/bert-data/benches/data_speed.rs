@@ -147,6 +147,7 @@ fn config(masking: Masking) -> PretrainDataConfig {
             mode: MaskMode::Dynamic,
         },
         order: SampleOrder::Global,
+        source_weights: Vec::new(),
         global_batch_size: NUM_SLOTS * MICRO_BATCH,
         micro_batch_size: MICRO_BATCH,
         validation_fraction: 0.005,
