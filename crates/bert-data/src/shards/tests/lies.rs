@@ -105,7 +105,7 @@ fn a_manifest_that_lies_about_counts_and_sizes_is_refused() {
     for (vocab_size, extension, parts) in [
         (70_000, "idx", ["dtype code", "expected 4, got 8"]),
         (u64::MAX, "idx", ["dtype code", "expected 4, got 8"]),
-        (6, "bin", ["token id", "expected below 6, got 6"]),
+        (6, "bin", ["token id", "expected below 6, got 12"]),
     ] {
         let lying = Manifest { vocab_size, ..manifest.clone() };
         assert_refused(read_all(&request.dir, lying), &format!("shard-00000.{extension}"), &parts);
