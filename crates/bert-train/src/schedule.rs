@@ -1,7 +1,7 @@
 //! The learning rate as a pure function of the step.
 //!
 //! Follows Hugging Face's `get_*_schedule` functions (form "linear", "cosine", "constant"), Google's
-//! `optimization.py` ("linear_google") and NVIDIA's LAMB recipe ("poly", power 0.5). Owns no state.
+//! `optimization.py` ("linear_google") and NVIDIA's `PolyWarmUpScheduler` ("poly", power 0.5). Owns no state.
 
 use crate::config::{ScheduleKind, ScheduleSection};
 
@@ -20,7 +20,7 @@ pub fn learning_rate(schedule: &ScheduleSection, num_updates: u64) -> f64 {
         ScheduleKind::Linear => remaining,
         ScheduleKind::LinearGoogle => (1.0 - step / total).max(0.0),
         ScheduleKind::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * (1.0 - remaining)).cos()),
-        ScheduleKind::Poly => remaining.sqrt(),
+        ScheduleKind::Poly => (1.0 - step / total).max(0.0).sqrt(),
     };
     schedule.peak_learning_rate * share
 }
@@ -45,17 +45,19 @@ mod tests {
     fn warm_up_is_linear_from_zero() {
         check(ScheduleKind::Linear, 0, 0.0);
         check(ScheduleKind::LinearGoogle, 5, 0.5e-3);
-        check(ScheduleKind::Poly, 10, 1e-3);
+        check(ScheduleKind::Poly, 5, 0.5e-3);
     }
 
-    // Expected values by hand from transformers' get_linear_schedule_with_warmup and Google's optimization.py.
+    // Expected values by hand from transformers' get_linear_schedule_with_warmup, Google's optimization.py and NVIDIA's
+    // schedulers.py, where progress is counted from the first step, not from the end of the warm-up.
     #[test]
     fn decay_follows_the_references() {
         check(ScheduleKind::Linear, 60, 0.5e-3);
         check(ScheduleKind::Linear, 110, 0.0);
         check(ScheduleKind::LinearGoogle, 55, 0.5e-3);
         check(ScheduleKind::Cosine, 60, 0.5e-3);
-        check(ScheduleKind::Poly, 85, 0.5e-3);
+        check(ScheduleKind::Poly, 55, std::f64::consts::FRAC_1_SQRT_2 * 1e-3);
+        check(ScheduleKind::Poly, 110, 0.0);
         check(ScheduleKind::Constant, 109, 1e-3);
     }
 
