@@ -45,7 +45,7 @@ pub struct DataArgs {
     /// Processors to use, by number; one-core rows take the first.
     #[arg(long, value_delimiter = ',', default_value = "0,1")]
     cores: Vec<usize>,
-    /// The report. Default: docs/benchmarks/data-<processor>-<date>.md.
+    /// The report. Default: `docs/benchmarks/data-<processor>-<date>.md`.
     #[arg(long)]
     out: Option<PathBuf>,
 }
