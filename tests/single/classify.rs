@@ -174,8 +174,8 @@ for line in open(table, encoding="utf-8").read().splitlines()[1:]:
 
 #[test]
 fn transformers_gives_the_same_probabilities() {
-    let Some(python) = std::env::var_os("BERT_TRAIN_TORCH_PYTHON") else {
-        println!("skipped: no BERT_TRAIN_TORCH_PYTHON, a python with torch and transformers");
+    let Some(python) = std::env::var_os("BERT_TRAIN_ORACLE_PYTHON") else {
+        println!("skipped: no BERT_TRAIN_ORACLE_PYTHON, a python with torch and transformers");
         return;
     };
     let workspace = Workspace::labelled();
