@@ -25,7 +25,7 @@ pub struct SentenceModel {
     /// Texts computed at once.
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = at_least_one())]
     pub batch_size: usize,
-    /// Tokens read of a text, [CLS] and [SEP] included; unless given, as many as the model has positions.
+    /// Tokens read of a text, `[CLS]` and `[SEP]` included; unless given, as many as the model has positions.
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     pub max_length: Option<usize>,
     /// Lower-case and strip accents; unless given, what the folder's tokenizer_config.json says.
@@ -33,7 +33,7 @@ pub struct SentenceModel {
     pub lowercase: Option<bool>,
 }
 
-/// Row n of the result belongs to line n of the input. An empty line is read as [CLS] [SEP] and has a vector too.
+/// Row n of the result belongs to line n of the input. An empty line is read as `[CLS] [SEP]` and has a vector too.
 #[derive(Debug, Args)]
 pub struct EmbedArguments {
     #[command(flatten)]
