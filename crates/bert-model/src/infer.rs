@@ -133,16 +133,6 @@ mod tests {
         test_support::{OwnedBatch, tiny_config},
     };
 
-    fn tokens(batch: &OwnedBatch) -> TokenBatch<'_> {
-        TokenBatch {
-            num_rows: batch.num_rows,
-            row_len: batch.row_len,
-            input_ids: &batch.input_ids,
-            token_type_ids: &batch.token_type_ids,
-            lengths: &batch.lengths,
-        }
-    }
-
     fn model() -> PretrainModel {
         PretrainModel::init(&tiny_config(), Key::new(5, Purpose::Init), BackendKind::Flex).unwrap()
     }
@@ -150,15 +140,15 @@ mod tests {
     #[test]
     fn results_have_the_documented_sizes() {
         let (model, batch) = (model(), OwnedBatch::tiny());
-        let states = model.hidden_states(&tokens(&batch)).unwrap();
+        let states = model.hidden_states(&batch.tokens()).unwrap();
         assert_eq!(states.iter().map(Vec::len).collect::<Vec<_>>(), [3 * 7 * 12; 3]);
-        assert_eq!(model.pooled(&tokens(&batch)).unwrap().len(), 3 * 12);
-        assert_eq!(model.nsp_logits(&tokens(&batch)).unwrap().len(), 3 * 2);
+        assert_eq!(model.pooled(&batch.tokens()).unwrap().len(), 3 * 12);
+        assert_eq!(model.nsp_logits(&batch.tokens()).unwrap().len(), 3 * 2);
     }
 
     #[test]
     fn the_first_state_is_normalised_and_later_ones_differ() {
-        let states = model().hidden_states(&tokens(&OwnedBatch::tiny())).unwrap();
+        let states = model().hidden_states(&OwnedBatch::tiny().tokens()).unwrap();
         let row = &states[0][..12];
         let mean = row.iter().sum::<f32>() / 12.0;
         assert!(mean.abs() < 1e-5, "LayerNorm of the embeddings: mean {mean}");
@@ -169,10 +159,10 @@ mod tests {
     #[test]
     fn a_classifier_is_linear_in_the_pooled_vector() {
         let (model, batch) = (model(), OwnedBatch::tiny());
-        let pooled = model.pooled(&tokens(&batch)).unwrap();
+        let pooled = model.pooled(&batch.tokens()).unwrap();
         let weight: Vec<f32> = (0..5 * 12).map(|idx| (idx % 7) as f32 - 3.0).collect();
         let classifier = Classifier { num_classes: 5, weight, bias: vec![0.5, 1.0, 1.5, 2.0, 2.5] };
-        let logits = model.classify(&tokens(&batch), &classifier).unwrap();
+        let logits = model.classify(&batch.tokens(), &classifier).unwrap();
         for (row, logits) in pooled.chunks_exact(12).zip(logits.chunks_exact(5)) {
             for (class, logit) in logits.iter().enumerate() {
                 let weights = &classifier.weight[class * 12..(class + 1) * 12];
@@ -185,7 +175,7 @@ mod tests {
     #[test]
     fn padding_changes_no_real_position() {
         let (model, batch, padded) = (model(), OwnedBatch::tiny(), OwnedBatch::tiny_padded(10));
-        let [short, long] = [&batch, &padded].map(|batch| model.hidden_states(&tokens(batch)).unwrap());
+        let [short, long] = [&batch, &padded].map(|batch| model.hidden_states(&batch.tokens()).unwrap());
         for (row, &length) in batch.lengths.iter().enumerate() {
             let len = length as usize * 12;
             let (a, b) = (&short[2][row * 7 * 12..][..len], &long[2][row * 10 * 12..][..len]);
@@ -198,7 +188,7 @@ mod tests {
     fn tokens_that_do_not_fit_are_refused() {
         let mut batch = OwnedBatch::tiny();
         batch.input_ids[3] = 37;
-        let error = model().pooled(&tokens(&batch)).unwrap_err();
+        let error = model().pooled(&batch.tokens()).unwrap_err();
         assert_eq!(error.to_string(), "batch.input_ids: expected values below 37, got 37");
     }
 }

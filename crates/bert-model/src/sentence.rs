@@ -63,16 +63,6 @@ mod tests {
 
     const HIDDEN: usize = 12;
 
-    fn tokens(batch: &OwnedBatch) -> TokenBatch<'_> {
-        TokenBatch {
-            num_rows: batch.num_rows,
-            row_len: batch.row_len,
-            input_ids: &batch.input_ids,
-            token_type_ids: &batch.token_type_ids,
-            lengths: &batch.lengths,
-        }
-    }
-
     /// A model whose weights are large enough for tokens and layers to differ clearly. With three layers the two
     /// means of two layers are not the same.
     fn model() -> PretrainModel {
@@ -116,11 +106,11 @@ mod tests {
         // Rows of different lengths, the first one of full length.
         let (model, batch) = (model(), OwnedBatch::tiny());
         assert!(batch.lengths.iter().any(|&length| (length as usize) < batch.row_len), "some padding");
-        let states = model.hidden_states(&tokens(&batch)).unwrap();
+        let states = model.hidden_states(&batch.tokens()).unwrap();
         for (name, pooling) in Pooling::NAMES {
-            let vectors = model.sentence_vectors(&tokens(&batch), pooling).unwrap();
+            let vectors = model.sentence_vectors(&batch.tokens(), pooling).unwrap();
             let expected = match pooling {
-                Pooling::Pooler => model.pooled(&tokens(&batch)).unwrap(),
+                Pooling::Pooler => model.pooled(&batch.tokens()).unwrap(),
                 _ => plain_loop(&states, &batch, pooling),
             };
             assert_close(&vectors, &expected, name);
@@ -131,7 +121,7 @@ mod tests {
     fn poolings_differ_from_each_other() {
         let (model, batch) = (model(), OwnedBatch::tiny());
         let vectors =
-            Pooling::NAMES.map(|(_, pooling)| model.sentence_vectors(&tokens(&batch), pooling).unwrap());
+            Pooling::NAMES.map(|(_, pooling)| model.sentence_vectors(&batch.tokens(), pooling).unwrap());
         for (idx, left) in vectors.iter().enumerate() {
             for right in &vectors[..idx] {
                 let largest = left.iter().zip(right).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -150,7 +140,7 @@ mod tests {
         }
         for (name, pooling) in Pooling::NAMES {
             let [short, long] =
-                [&batch, &padded].map(|batch| model.sentence_vectors(&tokens(batch), pooling).unwrap());
+                [&batch, &padded].map(|batch| model.sentence_vectors(&batch.tokens(), pooling).unwrap());
             assert_close(&long, &short, name);
         }
     }
@@ -159,9 +149,9 @@ mod tests {
     fn a_row_does_not_depend_on_its_neighbours() {
         let (model, batch) = (model(), OwnedBatch::tiny());
         for (name, pooling) in Pooling::NAMES {
-            let together = model.sentence_vectors(&tokens(&batch), pooling).unwrap();
+            let together = model.sentence_vectors(&batch.tokens(), pooling).unwrap();
             for (row, expected) in together.chunks_exact(HIDDEN).enumerate() {
-                let alone = model.sentence_vectors(&tokens(&batch.row(row)), pooling).unwrap();
+                let alone = model.sentence_vectors(&batch.row(row).tokens(), pooling).unwrap();
                 assert_close(&alone, expected, name);
             }
         }

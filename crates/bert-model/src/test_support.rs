@@ -6,7 +6,7 @@ use burn::tensor::Device;
 
 use crate::{
     backend::BackendKind,
-    batch::PretrainBatch,
+    batch::{PretrainBatch, TokenBatch},
     config::{HiddenAct, ModelConfig},
 };
 
@@ -57,6 +57,17 @@ pub(crate) struct OwnedBatch {
 }
 
 impl OwnedBatch {
+    /// The same rows without labels.
+    pub(crate) fn tokens(&self) -> TokenBatch<'_> {
+        TokenBatch {
+            num_rows: self.num_rows,
+            row_len: self.row_len,
+            input_ids: &self.input_ids,
+            token_type_ids: &self.token_type_ids,
+            lengths: &self.lengths,
+        }
+    }
+
     /// Three rows of up to seven tokens, four of them masked, one row shorter than the others.
     pub(crate) fn tiny() -> Self {
         Self::tiny_padded(7)

@@ -50,18 +50,8 @@ fn spread_out(config: &ClassifierConfig) -> ClassifyModel {
     model
 }
 
-fn tokens(batch: &OwnedBatch) -> TokenBatch<'_> {
-    TokenBatch {
-        num_rows: batch.num_rows,
-        row_len: batch.row_len,
-        input_ids: &batch.input_ids,
-        token_type_ids: &batch.token_type_ids,
-        lengths: &batch.lengths,
-    }
-}
-
 fn borrow<'a>(batch: &'a OwnedBatch, labels: &'a [u32]) -> ClassifyBatch<'a> {
-    ClassifyBatch { tokens: tokens(batch), labels }
+    ClassifyBatch { tokens: batch.tokens(), labels }
 }
 
 const LABELS: [u32; 3] = [3, 0, 2];
@@ -159,9 +149,9 @@ fn logits_are_those_of_training_without_dropout_and_ignore_padding() {
     for (name, pooling) in Pooling::NAMES {
         let model = spread_out(&config(pooling, 0.0));
         let batch = OwnedBatch::tiny();
-        let logits = model.logits(&tokens(&batch)).unwrap();
+        let logits = model.logits(&batch.tokens()).unwrap();
         assert_eq!(model.losses(&logits, &LABELS), train(&model, &batch, &LABELS).0, "{name}");
-        let padded = model.logits(&tokens(&OwnedBatch::tiny_padded(11))).unwrap();
+        let padded = model.logits(&OwnedBatch::tiny_padded(11).tokens()).unwrap();
         for (padded, expected) in padded.iter().zip(&logits) {
             assert!((padded - expected).abs() < 1e-5, "{name}: {padded} instead of {expected}");
         }
