@@ -13,16 +13,13 @@ use burn::{Tensor, module::Module};
 use crate::{
     backend::BackendKind,
     batch::{ClassifyBatch, PretrainBatch, TokenBatch},
-    embeddings::{Embeddings, EmbeddingsOutput},
-    encoder::{EncoderLayer, Pass},
     error::ModelError,
     init::initial_bucket,
-    layout::ParameterLayout,
+    layout::{BucketLayout, ParameterLayout},
     loss::{CrossEntropy, cross_entropy},
-    ops::{self, raw},
-    parameters,
+    ops::raw,
     pooling::Rows,
-    pretrain::{Boundary, GradientSink, leaf, loss_root, take_gradient},
+    stages::{EncoderPass, GradientSink, LastGradients, Stages, leaf, loss_root, take_gradient},
 };
 
 pub use config::ClassifierConfig;
@@ -43,16 +40,12 @@ pub struct ClassLosses {
 #[derive(Debug)]
 pub struct ClassifyModel {
     config: ClassifierConfig,
-    layout: ParameterLayout,
-    embeddings: Embeddings,
-    layers: Vec<EncoderLayer>,
-    head: ClassifierHead,
+    stages: Stages<ClassifierHead>,
 }
 
 /// Everything backward starts from.
 struct ForwardPass {
-    embedded: EmbeddingsOutput,
-    layers: Vec<Boundary>,
+    encoder: EncoderPass,
     pooled: Tensor<2>,
     logits: Tensor<2>,
 }
@@ -62,52 +55,35 @@ impl ClassifyModel {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Config`] if the configuration is not valid.
+    /// As [`crate::PretrainModel::init`].
     pub fn init(config: &ClassifierConfig, init_key: Key, backend: BackendKind) -> Result<Self, ModelError> {
-        config.validate()?;
-        let layout = ParameterLayout::for_classifier(&config.model, config.labels.len());
-        let buckets: Vec<_> =
-            layout.buckets.iter().map(|bucket| initial_bucket(&config.model, bucket, init_key)).collect();
-        Self::from_buckets(config, &buckets, backend)
+        Self::build(config, backend, |bucket, _| initial_bucket(&config.model, bucket, init_key))
     }
 
     /// Builds a model from the values of its buckets, in layout order.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Config`] if the configuration is not valid; [`ModelError::BucketLen`] if a bucket is missing or
-    /// has another length.
+    /// As [`crate::PretrainModel::from_buckets`].
     pub fn from_buckets(
         config: &ClassifierConfig,
         buckets: &[Vec<f32>],
         backend: BackendKind,
     ) -> Result<Self, ModelError> {
+        Self::build(config, backend, |_, bucket_idx| buckets.get(bucket_idx).cloned().unwrap_or_default())
+    }
+
+    fn build(
+        config: &ClassifierConfig,
+        backend: BackendKind,
+        values: impl FnMut(&BucketLayout, usize) -> Vec<f32>,
+    ) -> Result<Self, ModelError> {
         config.validate()?;
-        let device = backend.device()?;
         let layout = ParameterLayout::for_classifier(&config.model, config.labels.len());
-        for (idx, bucket) in layout.buckets.iter().enumerate() {
-            let (expected, got) = (bucket.num_elements, buckets.get(idx).map_or(0, Vec::len));
-            if expected != got {
-                return Err(ModelError::BucketLen { bucket: bucket.name.clone(), expected, got });
-            }
-        }
-        let (model, heads_idx, embeddings_idx) = (&config.model, layout.heads_idx(), layout.embeddings_idx());
-        let layers = (0..model.num_hidden_layers).map(|layer_idx| {
-            let idx = layout.layer_idx(layer_idx);
-            EncoderLayer::load(model, layer_idx, &layout.buckets[idx], &buckets[idx], &device)
-        });
-        Ok(Self {
-            layers: layers.collect(),
-            head: ClassifierHead::load(config, &layout.buckets[heads_idx], &buckets[heads_idx], &device),
-            embeddings: Embeddings::load(
-                model,
-                &layout.buckets[embeddings_idx],
-                &buckets[embeddings_idx],
-                &device,
-            ),
-            config: config.clone(),
-            layout,
-        })
+        let stages = Stages::build(&config.model, layout, backend, values, |bucket, values, device| {
+            ClassifierHead::load(config, bucket, values, device)
+        })?;
+        Ok(Self { config: config.clone(), stages })
     }
 
     /// The configuration the model was built from.
@@ -117,7 +93,7 @@ impl ClassifyModel {
 
     /// The order of the model's parameters.
     pub fn layout(&self) -> &ParameterLayout {
-        &self.layout
+        &self.stages.layout
     }
 
     /// Copies the parameters of a bucket to `out`, in layout order.
@@ -126,12 +102,7 @@ impl ClassifyModel {
     ///
     /// If there is no such bucket or `out` is not as long as the bucket.
     pub fn read_bucket(&self, bucket_idx: usize, out: &mut [f32]) {
-        let num_layers = self.layers.len();
-        match bucket_idx {
-            0 => parameters::read(&self.head, out),
-            idx if idx <= num_layers => parameters::read(&self.layers[num_layers - idx], out),
-            _ => parameters::read(&self.embeddings, out),
-        }
+        self.stages.read_bucket(bucket_idx, out);
     }
 
     /// Replaces the parameters of a bucket, in layout order.
@@ -140,12 +111,7 @@ impl ClassifyModel {
     ///
     /// If there is no such bucket or `values` is not as long as the bucket.
     pub fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]) {
-        let num_layers = self.layers.len();
-        match bucket_idx {
-            0 => parameters::write(&mut self.head, values),
-            idx if idx <= num_layers => parameters::write(&mut self.layers[num_layers - idx], values),
-            _ => parameters::write(&mut self.embeddings, values),
-        }
+        self.stages.write_bucket(bucket_idx, values);
     }
 
     /// Runs one micro-batch forward and backward.
@@ -165,9 +131,8 @@ impl ClassifyModel {
     ) -> Result<ClassLosses, ModelError> {
         let tokens = batch.validated(&self.config.model, self.config.labels.len())?;
         let forward = self.forward_stages(&tokens, dropout);
-        let (figures, root) = loss_root(Some(forward.logits.clone()), batch.labels, scale);
+        let (figures, root) = loss_root(forward.logits.clone(), batch.labels, scale);
         sink.forward_done();
-        let root = root.expect("there are logits");
         self.backward_stages(&tokens, forward, root, sink);
         Ok(ClassLosses::new(tokens.num_rows, figures))
     }
@@ -183,17 +148,11 @@ impl ClassifyModel {
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn logits(&self, tokens: &TokenBatch<'_>) -> Result<Vec<f32>, ModelError> {
         let tokens = tokens.validated(&self.config.model)?;
-        let pass = Pass::new(&tokens, None);
         let mut pooled = self.empty_pooled(&tokens);
-        let mut hidden = self.embeddings.valid().forward(&tokens, None).hidden; // [num_positions, hidden]
-        self.pool(0, &hidden, &tokens, &mut pooled);
-        for (layer_idx, layer) in self.layers.iter().enumerate() {
-            hidden = layer.valid().forward(hidden, &pass);
-            self.pool(layer_idx + 1, &hidden, &tokens, &mut pooled);
-        }
-        let pooled =
-            raw::from_values(pooled, [tokens.num_rows, self.config.model.hidden_size], &hidden.device());
-        Ok(raw::with_values(self.head.valid().forward(pooled, None), <[f32]>::to_vec))
+        let last = self.stages.encode(&tokens, |idx, state| self.pool(idx, state, &tokens, &mut pooled));
+        let shape = [tokens.num_rows, self.config.model.hidden_size];
+        let pooled = raw::from_values(pooled, shape, &last.device());
+        Ok(raw::with_values(self.stages.last.valid().forward(pooled, None), <[f32]>::to_vec))
     }
 
     /// Loss and right answers of some logits, as [`ClassifyModel::logits`] gives them.
@@ -219,7 +178,7 @@ impl ClassifyModel {
 
     /// Adds the states after `state_idx` layers to the pooled rows, as far as the pooling reads them.
     fn pool(&self, state_idx: usize, states: &Tensor<2>, batch: &PretrainBatch<'_>, pooled: &mut [f32]) {
-        let weight = self.config.pooling.weight(state_idx, self.layers.len());
+        let weight = self.config.pooling.weight(state_idx, self.stages.layers.len());
         if weight != 0.0 {
             let rows = self.rows(batch);
             raw::with_values(states.clone(), |states| {
@@ -238,7 +197,7 @@ impl ClassifyModel {
         from_above: Option<Tensor<2>>,
     ) -> Tensor<2> {
         let shape = states.dims();
-        let weight = self.config.pooling.weight(state_idx, self.layers.len());
+        let weight = self.config.pooling.weight(state_idx, self.stages.layers.len());
         if let Some(gradient) = from_above.clone().filter(|_| weight == 0.0) {
             return gradient;
         }
@@ -254,26 +213,13 @@ impl ClassifyModel {
     }
 
     fn forward_stages(&self, batch: &PretrainBatch<'_>, dropout: Key) -> ForwardPass {
-        let pass = Pass::new(batch, Some(dropout));
         let mut pooled = self.empty_pooled(batch);
-        let embedded = self.embeddings.forward(batch, Some(dropout));
-        self.pool(0, &embedded.hidden, batch, &mut pooled);
-        let mut layers: Vec<Boundary> = Vec::with_capacity(self.layers.len());
-        let mut input = leaf(&embedded.hidden);
-        for (layer_idx, layer) in self.layers.iter().enumerate() {
-            let output = layer.forward(input.clone(), &pass);
-            self.pool(layer_idx + 1, &output, batch, &mut pooled);
-            let next_input = leaf(&output);
-            layers.push(Boundary { input, output });
-            input = next_input;
-        }
-        let pooled = leaf(&raw::from_values(
-            pooled,
-            [batch.num_rows, self.config.model.hidden_size],
-            &embedded.hidden.device(),
-        ));
-        let logits = self.head.forward(pooled.clone(), Some(dropout));
-        ForwardPass { embedded, layers, pooled, logits }
+        let on_state = |idx: usize, state: &Tensor<2>| self.pool(idx, state, batch, &mut pooled);
+        let (encoder, last) = self.stages.forward(batch, dropout, on_state);
+        let shape = [batch.num_rows, self.config.model.hidden_size];
+        let pooled = leaf(&raw::from_values(pooled, shape, &last.device()));
+        let logits = self.stages.last.forward(pooled.clone(), Some(dropout));
+        ForwardPass { encoder, pooled, logits }
     }
 
     fn backward_stages(
@@ -283,35 +229,15 @@ impl ClassifyModel {
         root: Tensor<1>,
         sink: &mut dyn GradientSink,
     ) {
-        let ForwardPass { embedded, layers, pooled, logits } = forward;
-        let longest = self.layout.buckets.iter().map(|bucket| bucket.num_elements).max();
-        let mut buffer = vec![0.0; longest.expect("a model has buckets")];
-        let mut emit = |bucket_idx: usize, fill: &mut dyn FnMut(&mut [f32])| {
-            let bucket = &mut buffer[..self.layout.buckets[bucket_idx].num_elements];
-            fill(bucket);
-            sink.bucket(bucket_idx, bucket);
-        };
-
-        let mut gradients = root.backward();
+        let ForwardPass { encoder, pooled, logits } = forward;
+        let mut parameters = root.backward();
         drop(logits);
-        let pooled_gradient = raw::with_values(take_gradient(&pooled, &mut gradients), <[f32]>::to_vec); // [num_rows * hidden]
-        emit(self.layout.heads_idx(), &mut |out| parameters::take_gradients(&self.head, &mut gradients, out));
-
-        let mut from_above = None;
-        for (layer_idx, Boundary { input, output }) in layers.into_iter().enumerate().rev() {
-            let gradient = self.unpool(layer_idx + 1, &output, batch, &pooled_gradient, from_above);
-            let mut gradients = ops::gradient_root(output, gradient).backward();
-            from_above = Some(take_gradient(&input, &mut gradients));
-            let layer = &self.layers[layer_idx];
-            emit(self.layout.layer_idx(layer_idx), &mut |out| layer.take_gradients(&mut gradients, out));
-        }
-
-        let EmbeddingsOutput { summed, hidden } = embedded;
-        let gradient = self.unpool(0, &hidden, batch, &pooled_gradient, from_above);
-        let mut gradients = ops::gradient_root(hidden, gradient).backward();
-        emit(self.layout.embeddings_idx(), &mut |out| {
-            self.embeddings.take_gradients(batch, &summed, &mut gradients, None, out);
-        });
+        let pooled_gradient = raw::with_values(take_gradient(&pooled, &mut parameters), <[f32]>::to_vec); // [num_rows * hidden]
+        let last = LastGradients { parameters, states: None, word_table: None };
+        let unpool = |idx: usize, state: &Tensor<2>, from_above: Option<Tensor<2>>| {
+            self.unpool(idx, state, batch, &pooled_gradient, from_above)
+        };
+        self.stages.backward(batch, encoder, last, unpool, sink);
     }
 }
 

@@ -3,11 +3,7 @@
 use std::sync::Arc;
 
 use bert_random::Key;
-use burn::{
-    Tensor,
-    module::Module,
-    tensor::{Device, Gradients},
-};
+use burn::{Tensor, module::Module, tensor::Device};
 
 use crate::{
     batch::PretrainBatch,
@@ -15,7 +11,7 @@ use crate::{
     layers::{DropoutSite, LayerNorm, Linear, activate, drop_elements},
     layout::BucketLayout,
     ops,
-    parameters::{self, BucketSource},
+    parameters::BucketSource,
 };
 
 /// Multi-head self-attention (<https://arxiv.org/abs/1706.03762>) with its output projection.
@@ -94,11 +90,6 @@ impl EncoderLayer {
         let site = DropoutSite::FeedForwardOutput { layer_idx };
         let output = drop_elements(self.output.forward(inner), pass.dropout, site, self.dropout_prob);
         self.layer_norm.forward(output + hidden)
-    }
-
-    /// Fills the bucket with the layer's gradients.
-    pub(crate) fn take_gradients(&self, gradients: &mut Gradients, out: &mut [f32]) {
-        parameters::take_gradients(self, gradients, out);
     }
 }
 

@@ -5,7 +5,7 @@
 use burn::{
     Tensor,
     module::{Module, Param},
-    tensor::{Device, Gradients, Int, TensorData},
+    tensor::{Device, Int, TensorData},
 };
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     layers::{LayerNorm, Linear, activate},
     layout::BucketLayout,
     ops,
-    parameters::{self, BucketSource},
+    parameters::BucketSource,
 };
 
 /// Pooler and both heads; fields in layout order.
@@ -101,11 +101,6 @@ impl Heads {
     /// - output: `[num_rows, 2]`
     pub(crate) fn relate(&self, pooled: Tensor<2>) -> Tensor<2> {
         self.seq_relationship.forward(pooled)
-    }
-
-    /// Fills the bucket with the stage's gradients.
-    pub(crate) fn take_gradients(&self, gradients: &mut Gradients, out: &mut [f32]) {
-        parameters::take_gradients(self, gradients, out);
     }
 }
 

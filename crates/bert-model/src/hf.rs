@@ -30,7 +30,7 @@ pub use self::{
     config_file::ConfigFile,
     error::{HfError, Mismatch},
 };
-use crate::{config::ModelConfig, infer::Classifier, init::initial_parameter, layout::ParameterLayout};
+use crate::{config::ModelConfig, init::initial_parameter, layout::ParameterLayout};
 use assign::Rules;
 pub(crate) use names::{DECODER_BIAS, WORD_TABLE};
 use tensor_index::TensorIndex;
@@ -163,29 +163,6 @@ pub fn load(source: &Source, allowed: &Allowed<'_>) -> Result<LoadedModel, HfErr
     };
     let assign::Assigned { buckets, initialised, left_out } = assign::read(&index, &layout, &rules)?;
     Ok(LoadedModel { config, buckets, initialised, left_out })
-}
-
-/// Reads a `BertForSequenceClassification`: the model and its classifier.
-///
-/// The heads of pre-training, which such a folder has not, start from initial values.
-///
-/// # Errors
-///
-/// As [`load`].
-pub fn load_classifier(folder: &Path, init_key: Key) -> Result<(LoadedModel, Classifier), HfError> {
-    let source = Source::folder(folder)?;
-    let is_classifier = |name: &str| name.starts_with("classifier.");
-    let allowed = Allowed {
-        missing: &|name| name.starts_with("cls."),
-        unexpected: &is_classifier,
-        init_key: Some(init_key),
-    };
-    let model = load(&source, &allowed)?;
-    let index = TensorIndex::open(&source.tensors)?;
-    let hidden = model.config.model().hidden_size;
-    let (shape, weight) = assign::read_extra(&index, "classifier.weight", &[None, Some(hidden)])?;
-    let (_, bias) = assign::read_extra(&index, "classifier.bias", &[Some(shape[0])])?;
-    Ok((model, Classifier { num_classes: shape[0], weight, bias }))
 }
 
 /// Reads the configuration of a folder only.

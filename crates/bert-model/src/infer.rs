@@ -5,18 +5,7 @@
 
 use burn::{Tensor, module::Module};
 
-use crate::{PretrainModel, TokenBatch, batch::PretrainBatch, encoder::Pass, error::ModelError, ops::raw};
-
-/// A linear classifier on the pooled vector, as in `BertForSequenceClassification`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Classifier {
-    /// Number of classes.
-    pub num_classes: usize,
-    /// `[num_classes * hidden]`, row-major.
-    pub weight: Vec<f32>,
-    /// `[num_classes]`
-    pub bias: Vec<f32>,
-}
+use crate::{PretrainModel, TokenBatch, error::ModelError, ops::raw};
 
 impl PretrainModel {
     /// Computes the states after the embeddings and after every layer, as `output_hidden_states` does.
@@ -31,8 +20,8 @@ impl PretrainModel {
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn hidden_states(&self, tokens: &TokenBatch<'_>) -> Result<Vec<Vec<f32>>, ModelError> {
         let batch = tokens.validated(self.config())?;
-        let mut states = Vec::with_capacity(self.layers.len() + 1);
-        self.encode(&batch, |state| states.push(values(state.clone())));
+        let mut states = Vec::with_capacity(self.stages.layers.len() + 1);
+        self.stages.encode(&batch, |_, state| states.push(values(state.clone())));
         Ok(states)
     }
 
@@ -59,64 +48,14 @@ impl PretrainModel {
     ///
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn nsp_logits(&self, tokens: &TokenBatch<'_>) -> Result<Vec<f32>, ModelError> {
-        Ok(values(self.heads.valid().relate(self.pool(tokens)?)))
-    }
-
-    /// Computes the logits of a classifier on the pooled vector.
-    ///
-    /// # Shapes
-    ///
-    /// - output: `[num_rows * num_classes]`, row-major
-    ///
-    /// # Errors
-    ///
-    /// [`ModelError::Batch`] if the batch does not fit the model.
-    ///
-    /// # Panics
-    ///
-    /// If the classifier does not fit `hidden_size`.
-    pub fn classify(&self, tokens: &TokenBatch<'_>, classifier: &Classifier) -> Result<Vec<f32>, ModelError> {
-        let (num_classes, hidden) = (classifier.num_classes, self.config().hidden_size);
-        assert_eq!(classifier.weight.len(), num_classes * hidden, "weights of the classifier");
-        assert_eq!(classifier.bias.len(), num_classes, "biases of the classifier");
-        let pooled = self.pooled(tokens)?;
-        let mut logits = Vec::with_capacity(tokens.num_rows * num_classes);
-        for row in pooled.chunks_exact(hidden) {
-            let classes = classifier.weight.chunks_exact(hidden).zip(&classifier.bias);
-            logits.extend(classes.map(|(weights, bias)| bias + dot(row, weights)));
-        }
-        Ok(logits) // [num_rows, num_classes]
+        Ok(values(self.stages.last.valid().relate(self.pool(tokens)?)))
     }
 
     fn pool(&self, tokens: &TokenBatch<'_>) -> Result<Tensor<2>, ModelError> {
         let batch = tokens.validated(self.config())?;
-        let hidden = self.encode(&batch, |_| {});
-        Ok(self.heads.valid().pool(hidden, batch.num_rows, batch.row_len))
+        let hidden = self.stages.encode(&batch, |_, _| {});
+        Ok(self.stages.last.valid().pool(hidden, batch.num_rows, batch.row_len))
     }
-
-    /// Runs embeddings and layers without dropout and without gradients, and shows every state.
-    ///
-    /// # Shapes
-    ///
-    /// - states, output: `[num_rows * row_len, hidden]`
-    pub(crate) fn encode(
-        &self,
-        batch: &PretrainBatch<'_>,
-        mut on_state: impl FnMut(&Tensor<2>),
-    ) -> Tensor<2> {
-        let pass = Pass::new(batch, None);
-        let mut hidden = self.embeddings.valid().forward(batch, None).hidden; // [num_positions, hidden]
-        on_state(&hidden);
-        for layer in &self.layers {
-            hidden = layer.valid().forward(hidden, &pass);
-            on_state(&hidden);
-        }
-        hidden
-    }
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32
 }
 
 fn values(tensor: Tensor<2>) -> Vec<f32> {
@@ -154,22 +93,6 @@ mod tests {
         assert!(mean.abs() < 1e-5, "LayerNorm of the embeddings: mean {mean}");
         assert_ne!(states[0], states[1]);
         assert_ne!(states[1], states[2]);
-    }
-
-    #[test]
-    fn a_classifier_is_linear_in_the_pooled_vector() {
-        let (model, batch) = (model(), OwnedBatch::tiny());
-        let pooled = model.pooled(&batch.tokens()).unwrap();
-        let weight: Vec<f32> = (0..5 * 12).map(|idx| (idx % 7) as f32 - 3.0).collect();
-        let classifier = Classifier { num_classes: 5, weight, bias: vec![0.5, 1.0, 1.5, 2.0, 2.5] };
-        let logits = model.classify(&batch.tokens(), &classifier).unwrap();
-        for (row, logits) in pooled.chunks_exact(12).zip(logits.chunks_exact(5)) {
-            for (class, logit) in logits.iter().enumerate() {
-                let weights = &classifier.weight[class * 12..(class + 1) * 12];
-                let dot: f32 = row.iter().zip(weights).map(|(a, b)| a * b).sum();
-                assert!((logit - dot - classifier.bias[class]).abs() < 1e-5);
-            }
-        }
     }
 
     #[test]

@@ -24,6 +24,8 @@ mod config;
 mod embeddings;
 mod encoder;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod grow;
 mod heads;
 pub mod hf;
@@ -37,6 +39,7 @@ mod parameters;
 mod pooling;
 mod pretrain;
 mod sentence;
+mod stages;
 #[cfg(test)]
 mod test_support;
 
@@ -46,9 +49,9 @@ pub use classify::{ClassLosses, ClassifierConfig, ClassifyModel};
 pub use config::{ConfigError, HiddenAct, ModelConfig};
 pub use error::ModelError;
 pub use grow::grow_vocabulary;
-pub use infer::Classifier;
 pub use init::initial_bucket;
 pub use layout::{BucketLayout, ParameterLayout, ParameterSpec};
 pub use loss::{BatchLosses, LossScale};
 pub use pooling::Pooling;
-pub use pretrain::{GradientSink, PretrainModel};
+pub use pretrain::PretrainModel;
+pub use stages::GradientSink;

@@ -30,21 +30,19 @@ impl PretrainModel {
         pooling: Pooling,
     ) -> Result<Vec<f32>, ModelError> {
         let batch = tokens.validated(self.config())?;
-        let (hidden_size, num_layers) = (self.config().hidden_size, self.layers.len());
+        let (hidden_size, num_layers) = (self.config().hidden_size, self.stages.layers.len());
         let rows = Rows { row_len: batch.row_len, lengths: batch.lengths, hidden: hidden_size };
         let mut pooled = vec![0.0; batch.num_rows * hidden_size];
-        let mut state_idx = 0;
-        let last = self.encode(&batch, |state| {
+        let last = self.stages.encode(&batch, |state_idx, state| {
             let weight = pooling.weight(state_idx, num_layers);
             if weight != 0.0 {
                 raw::with_values(state.clone(), |state| {
                     pooling.add_pooled(rows, weight, state, &mut pooled);
                 });
             }
-            state_idx += 1;
         });
         if pooling == Pooling::Pooler {
-            let pooled = self.heads.valid().pool(last, batch.num_rows, batch.row_len); // [num_rows, hidden]
+            let pooled = self.stages.last.valid().pool(last, batch.num_rows, batch.row_len); // [num_rows, hidden]
             return Ok(raw::with_values(pooled, <[f32]>::to_vec));
         }
         Ok(pooled)

@@ -1,6 +1,6 @@
 //! Checkpoints of other people, against torch and transformers.
 //!
-//! The expected values were made by `golden/minilm.py` and `golden/rxnfp.py`. The weights are no part of this
+//! Every test runs on each backend of this build. The expected values were made by `golden/minilm.py` and `golden/rxnfp.py`. The weights are no part of this
 //! repository: `launch/fetch-material.sh` gets them, and these tests look for them below the folder that
 //! BERT_TRAIN_MATERIAL names (`material` at the top unless set).
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail and talk in the shortest way")]
@@ -11,7 +11,7 @@ use std::{
 };
 
 use bert_model::{
-    BackendKind, PretrainBatch, PretrainModel, TokenBatch,
+    BackendKind, ClassifyModel, Pooling, PretrainBatch, PretrainModel, TokenBatch,
     hf::{self, Allowed, LoadedModel, Source},
 };
 use bert_random::{Key, Purpose};
@@ -33,8 +33,8 @@ fn golden<T: DeserializeOwned>(name: &str) -> T {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-fn model(loaded: &LoadedModel) -> PretrainModel {
-    PretrainModel::from_buckets(loaded.config.model(), &loaded.buckets, BackendKind::Flex).unwrap()
+fn model(loaded: &LoadedModel, backend: BackendKind) -> PretrainModel {
+    PretrainModel::from_buckets(loaded.config.model(), &loaded.buckets, backend).unwrap()
 }
 
 /// Rows of ids in one segment, padded to the longest.
@@ -118,10 +118,14 @@ fn minilm_agrees_with_transformers() {
         Allowed { missing: &|name| name.starts_with("cls."), init_key: Some(key), ..Allowed::NOTHING };
     let loaded = hf::load(&source, &allowed).unwrap();
     assert_eq!(loaded.initialised.len(), 7);
-    let model = model(&loaded);
     let golden: MiniLm = golden("minilm.json");
     assert_eq!(golden.sentences.len(), 50);
+    for backend in BackendKind::compiled_in() {
+        check_minilm(&model(&loaded, backend), &golden, backend);
+    }
+}
 
+fn check_minilm(model: &PretrainModel, golden: &MiniLm, backend: BackendKind) {
     let alone: Vec<Vec<Vec<u32>>> = golden.sentences.iter().map(|s| vec![s.input_ids.clone()]).collect();
     let together = vec![golden.sentences.iter().map(|s| s.input_ids.clone()).collect::<Vec<_>>()];
     for (what, batches) in [("unpadded", alone), ("padded", together)] {
@@ -142,7 +146,9 @@ fn minilm_agrees_with_transformers() {
                 pooled_difference = pooled_difference.max(largest_difference(got, &sentence.pooled));
             }
         }
-        println!("minilm, {what}: hidden states {hidden_difference:.1e}, pooled {pooled_difference:.1e}");
+        println!(
+            "minilm on {backend}, {what}: hidden states {hidden_difference:.1e}, pooled {pooled_difference:.1e}"
+        );
         assert!(hidden_difference < 2e-5 && pooled_difference < 2e-5, "{what}");
     }
 }
@@ -169,15 +175,21 @@ struct Reaction {
 #[test]
 fn rxnfp_heads_agree_with_transformers() {
     let Some(folder) = material("rxnfp/rxnfp/models/transformers/bert_pretrained") else { return };
-    let model = model(&hf::load(&Source::folder(&folder).unwrap(), &Allowed::NOTHING).unwrap());
-    let vocab_size = model.config().vocab_size;
+    let loaded = hf::load(&Source::folder(&folder).unwrap(), &Allowed::NOTHING).unwrap();
     let golden: Rxnfp = golden("rxnfp.json");
+    for backend in BackendKind::compiled_in() {
+        check_rxnfp_heads(&model(&loaded, backend), &golden, backend);
+    }
+}
+
+fn check_rxnfp_heads(model: &PretrainModel, golden: &Rxnfp, backend: BackendKind) {
+    let vocab_size = model.config().vocab_size;
     let (mut mlm, mut nsp, mut pooled, mut hits) = (0.0_f32, 0.0_f32, 0.0_f32, 0);
     for reaction in &golden.reactions {
         let ids = &reaction.input_ids;
         let rows = Rows::new(std::slice::from_ref(ids));
         let positions: Vec<u32> = (0..ids.len() as u32).collect();
-        let logits = rows.logits(&model, &positions);
+        let logits = rows.logits(model, &positions);
         for (at, (logits, expected)) in logits.chunks_exact(vocab_size).zip(&reaction.mlm).enumerate() {
             mlm = mlm.max(largest_difference(logits.iter().copied().skip(at % 37).step_by(37), expected));
         }
@@ -194,11 +206,13 @@ fn rxnfp_heads_agree_with_transformers() {
         let positions: Vec<u32> =
             places.iter().enumerate().map(|(row, place)| (row * ids.len() + place) as u32).collect();
         let guesses: Vec<u32> =
-            masked.logits(&model, &positions).chunks_exact(vocab_size).map(|l| best(l) as u32).collect();
+            masked.logits(model, &positions).chunks_exact(vocab_size).map(|l| best(l) as u32).collect();
         assert_eq!(guesses, reaction.masked_best);
         hits += places.iter().zip(&guesses).filter(|&(&place, &guess)| ids[place] == guess).count();
     }
-    println!("rxnfp: MLM logits {mlm:.1e}, NSP logits {nsp:.1e}, pooled {pooled:.1e}, masked hits {hits}");
+    println!(
+        "rxnfp on {backend}: MLM logits {mlm:.1e}, NSP logits {nsp:.1e}, pooled {pooled:.1e}, masked hits {hits}"
+    );
     assert!(mlm < 2e-4 && nsp < 2e-4 && pooled < 2e-5);
     assert_eq!((hits, golden.masked_hits), (201, 201));
 }
@@ -206,17 +220,19 @@ fn rxnfp_heads_agree_with_transformers() {
 #[test]
 fn rxnfp_classifier_agrees_with_transformers() {
     let Some(folder) = material("rxnfp/rxnfp/models/transformers/bert_ft_10k_25s") else { return };
-    let (loaded, classifier) = hf::load_classifier(&folder, Key::new(1, Purpose::Init)).unwrap();
-    assert_eq!(classifier.num_classes, 50);
-    let model = model(&loaded);
+    let (config, buckets) = hf::load_classifier_folder(&folder).unwrap();
+    assert_eq!((config.labels.len(), config.pooling), (50, Pooling::Pooler));
     let golden: Rxnfp = golden("rxnfp.json");
-    let mut difference = 0.0_f32;
-    for reaction in &golden.reactions {
-        let rows = Rows::new(std::slice::from_ref(&reaction.input_ids));
-        let logits = model.classify(&rows.tokens(), &classifier).unwrap();
-        assert_eq!(best(&logits), best(&reaction.classes));
-        difference = difference.max(largest_difference(logits, &reaction.classes));
+    for backend in BackendKind::compiled_in() {
+        let model = ClassifyModel::from_buckets(&config, &buckets, backend).unwrap();
+        let mut difference = 0.0_f32;
+        for reaction in &golden.reactions {
+            let logits =
+                model.logits(&Rows::new(std::slice::from_ref(&reaction.input_ids)).tokens()).unwrap();
+            assert_eq!(best(&logits), best(&reaction.classes));
+            difference = difference.max(largest_difference(logits, &reaction.classes));
+        }
+        println!("rxnfp on {backend}: logits of 50 classes {difference:.1e}");
+        assert!(difference < 2e-4);
     }
-    println!("rxnfp: logits of 50 classes {difference:.1e}");
-    assert!(difference < 2e-4);
 }

@@ -14,13 +14,14 @@ use bert_data::{
     Tokenizer,
     classify::{EncodedRows, RowCounts, TableColumns, TextRow, read_table},
 };
-use bert_model::{BackendKind, ClassifyModel, hf};
+use bert_model::{ClassifyModel, hf};
 use bert_train::task::classify::{Prediction, view, write_predictions};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::{
     cli::ClassifyArguments,
     failure::ToolError,
+    model_folder::chosen_backend,
     predict::recorded_lowercase,
     table::{line, percent, thousands},
 };
@@ -37,7 +38,7 @@ pub fn run(arguments: &ClassifyArguments) -> anyhow::Result<()> {
     let folder = &arguments.model;
     let step = || format!("cannot load the classifier in `{}`", folder.display());
     let (config, buckets) = hf::load_classifier_folder(folder).with_context(step)?;
-    let lowercase = arguments.lowercase.unwrap_or_else(|| recorded_lowercase(folder));
+    let lowercase = arguments.opening.lowercase.unwrap_or_else(|| recorded_lowercase(folder));
     let tokenizer = Tokenizer::from_vocab_file(folder, lowercase)?;
     if tokenizer.vocab_size() > config.model.vocab_size {
         let message = format!(
@@ -48,7 +49,7 @@ pub fn run(arguments: &ClassifyArguments) -> anyhow::Result<()> {
         );
         return Err(ToolError::Damaged(message).into());
     }
-    let model = ClassifyModel::from_buckets(&config, &buckets, BackendKind::Flex)?;
+    let model = ClassifyModel::from_buckets(&config, &buckets, chosen_backend(&arguments.opening)?)?;
     let longest = config.model.max_position_embeddings;
     let max_seq_length = arguments.max_seq_length.unwrap_or(longest);
     if !(4..=longest).contains(&max_seq_length) {

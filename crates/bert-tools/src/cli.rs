@@ -2,6 +2,7 @@
 //!
 //! Owns the arguments and their help. Opens no file.
 
+mod opening;
 mod vectors;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use clap::{
     builder::{RangedU64ValueParser, TypedValueParser},
 };
 
+pub use opening::Opening;
 pub use vectors::{EmbedArguments, SentenceModel, SimilarityArguments};
 
 /// Parses a count of at least one.
@@ -224,9 +226,8 @@ pub struct FillMaskArguments {
     /// A run folder: its newest checkpoint.
     #[arg(long, value_name = "FOLDER")]
     pub run: Option<PathBuf>,
-    /// Lower-case and strip accents; unless given, what the folder's tokenizer_config.json says.
-    #[arg(long, value_name = "true|false")]
-    pub lowercase: Option<bool>,
+    #[command(flatten)]
+    pub opening: Opening,
     /// Guesses to print for each `[MASK]`.
     #[arg(long, visible_alias = "top-k", default_value_t = 5, value_name = "N", value_parser = at_least_one())]
     pub top: usize,
@@ -264,9 +265,8 @@ pub struct ClassifyArguments {
     /// Tokens read of a text; unless given, as many as the model has positions.
     #[arg(long, value_name = "N")]
     pub max_seq_length: Option<usize>,
-    /// Lower-case and strip accents; unless given, what the folder's tokenizer_config.json says.
-    #[arg(long, value_name = "true|false")]
-    pub lowercase: Option<bool>,
+    #[command(flatten)]
+    pub opening: Opening,
 }
 
 /// Every tensor of the source must be a parameter and every parameter must be there; what is not is listed and refused.

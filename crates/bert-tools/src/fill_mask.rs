@@ -34,7 +34,7 @@ pub fn run(arguments: &FillMaskArguments) -> anyhow::Result<()> {
 }
 
 fn fill_texts(model: &Path, arguments: &FillMaskArguments) -> anyhow::Result<()> {
-    let predictor = Predictor::load(model, arguments.lowercase)?;
+    let predictor = Predictor::load(model, &arguments.opening)?;
     for text in &arguments.text {
         let guesses = predictor.guesses(&predictor.encode(text)?, arguments.top)?;
         if arguments.json {
@@ -53,7 +53,8 @@ fn fill_texts(model: &Path, arguments: &FillMaskArguments) -> anyhow::Result<()>
 /// Masks one token in each of some held-out sentences; which ones depends on the seed of the run only.
 fn fill_held_out(run: &Path, num_sentences: usize, arguments: &FillMaskArguments) -> anyhow::Result<()> {
     let config: Config = config::load(&run.join("config.toml"), &[])?;
-    let predictor = Predictor::load(&newest_of(run)?.join("model"), Some(config.data.lowercase))?;
+    let opening = arguments.opening.with_lowercase(config.data.lowercase);
+    let predictor = Predictor::load(&newest_of(run)?.join("model"), &opening)?;
     let special = predictor.tokenizer().special();
     let key = Key::new(config.run.seed, Purpose::EvalMask).with_name("fill-mask");
     for (idx, sentence) in

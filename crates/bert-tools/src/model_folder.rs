@@ -12,8 +12,9 @@ use bert_model::{
     hf::{self, Allowed, Source},
 };
 use bert_random::{Key, Purpose};
+use bert_train::device;
 
-use crate::{checkpoint::model_folder_of, failure::ToolError, predict::recorded_lowercase};
+use crate::{checkpoint::model_folder_of, cli::Opening, failure::ToolError, predict::recorded_lowercase};
 
 /// What a model folder holds.
 pub struct ModelFolder {
@@ -26,12 +27,13 @@ pub struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Loads a model folder. `lowercase` stands in for what its tokenizer_config.json says.
+    /// Loads a model folder.
     ///
     /// # Errors
     ///
-    /// If the folder is not a BERT, or its vocabulary does not fit the model.
-    pub fn load(folder: &Path, lowercase: Option<bool>) -> anyhow::Result<Self> {
+    /// If the folder is not a BERT, its vocabulary does not fit the model, or this program lacks the backend.
+    pub fn load(folder: &Path, opening: &Opening) -> anyhow::Result<Self> {
+        let backend = chosen_backend(opening)?;
         let step = || format!("cannot load the model in `{}`", folder.display());
         let is_head = |name: &str| name.starts_with("cls.") || name.starts_with("bert.pooler.");
         let is_classifier = |name: &str| name.starts_with("classifier.");
@@ -42,7 +44,7 @@ impl ModelFolder {
         let loaded = hf::load(&source, &allowed).with_context(step)?;
         let config = loaded.config.model();
 
-        let lowercase = lowercase.unwrap_or_else(|| recorded_lowercase(folder));
+        let lowercase = opening.lowercase.unwrap_or_else(|| recorded_lowercase(folder));
         let tokenizer = Tokenizer::from_vocab_file(folder, lowercase)?;
         if tokenizer.vocab_size() > config.vocab_size {
             let message = format!(
@@ -53,7 +55,7 @@ impl ModelFolder {
             );
             return Err(ToolError::Damaged(message).into());
         }
-        let model = PretrainModel::from_buckets(config, &loaded.buckets, BackendKind::Flex)?;
+        let model = PretrainModel::from_buckets(config, &loaded.buckets, backend)?;
         Ok(Self { model, tokenizer, missing: loaded.initialised })
     }
 
@@ -61,6 +63,17 @@ impl ModelFolder {
     pub fn missing_of(&self, prefix: &str) -> Vec<&str> {
         self.missing.iter().map(String::as_str).filter(|name| name.starts_with(prefix)).collect()
     }
+}
+
+/// The backend to compute with, set to use every core.
+///
+/// # Errors
+///
+/// If this program was built without it.
+pub fn chosen_backend(opening: &Opening) -> anyhow::Result<BackendKind> {
+    let chosen = device::choose(opening.backend, 0).map_err(|error| ToolError::Usage(error.to_string()))?;
+    chosen.kind.set_num_threads(std::thread::available_parallelism().map_or(1, usize::from));
+    Ok(chosen.kind)
 }
 
 /// The model folder that `--model` or `--run` means.

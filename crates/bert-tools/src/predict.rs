@@ -8,7 +8,7 @@ use bert_data::Tokenizer;
 use bert_model::{PretrainBatch, PretrainModel};
 use serde_json::Value;
 
-use crate::{failure::ToolError, model_folder::ModelFolder};
+use crate::{cli::Opening, failure::ToolError, model_folder::ModelFolder};
 
 /// How a masked place is written in text.
 pub const MASK: &str = "[MASK]";
@@ -31,13 +31,13 @@ pub struct Predictor {
 }
 
 impl Predictor {
-    /// Loads a model folder. `lowercase` stands in for what its tokenizer_config.json says.
+    /// Loads a model folder.
     ///
     /// # Errors
     ///
     /// If the folder is not a model, has no head for masked tokens, or its vocabulary does not fit the model.
-    pub fn load(folder: &Path, lowercase: Option<bool>) -> anyhow::Result<Self> {
-        let loaded = ModelFolder::load(folder, lowercase)?;
+    pub fn load(folder: &Path, opening: &Opening) -> anyhow::Result<Self> {
+        let loaded = ModelFolder::load(folder, opening)?;
         let missing = loaded.missing_of(MLM_HEAD);
         if !missing.is_empty() {
             let message = format!(

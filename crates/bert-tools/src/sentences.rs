@@ -67,7 +67,7 @@ impl SentenceEncoder {
     /// `--max-length`.
     pub fn load(arguments: &SentenceModel) -> anyhow::Result<Self> {
         let folder = model_folder::chosen(arguments.model.as_deref(), arguments.run.as_deref())?;
-        let loaded = ModelFolder::load(&folder, arguments.lowercase)?;
+        let loaded = ModelFolder::load(&folder, &arguments.opening)?;
         let missing = loaded.missing_of("bert.pooler.");
         let has_pooler = missing.is_empty();
         if arguments.pooling == Pooling::Pooler && !has_pooler {

@@ -124,29 +124,6 @@ fn find<'a>(layout: &'a ParameterLayout, name: &str) -> (usize, &'a ParameterSpe
     all.into_iter().find(|(_, spec)| spec.name == name).expect("tied names are names of the layout")
 }
 
-/// Reads one tensor that is no parameter of the layout, by the name it would have there.
-pub(super) fn read_extra(
-    index: &TensorIndex,
-    name: &str,
-    expected_dims: &[Option<usize>],
-) -> Result<(Vec<usize>, Vec<f32>), HfError> {
-    let mismatched = |mismatch| HfError::Mismatch { path: index.path.clone(), mismatch };
-    let Some(tensor) = index.find(name) else {
-        return Err(mismatched(Mismatch { missing: vec![name.into()], ..Mismatch::default() }));
-    };
-    let fits = tensor.shape.len() == expected_dims.len()
-        && tensor.shape.iter().zip(expected_dims).all(|(got, dim)| dim.is_none_or(|dim| dim == *got));
-    if !fits || !tensor.element.widens_to_f32() {
-        let text = |dim: &Option<usize>| dim.map_or("any".to_string(), |dim| dim.to_string());
-        let dims = expected_dims.iter().map(text).collect::<Vec<_>>().join(", ");
-        let entry = format!("{name} (expected F32 [{dims}], got {} {:?})", tensor.element, tensor.shape);
-        return Err(mismatched(Mismatch { reshaped: vec![entry], ..Mismatch::default() }));
-    }
-    let mut values = vec![0.0; tensor.num_elements().unwrap_or(0)];
-    index.values()?.read(tensor, &mut values)?;
-    Ok((tensor.shape.clone(), values))
-}
-
 /// The file of tensors in a folder.
 pub(super) fn tensor_file_in(folder: &Path) -> Result<std::path::PathBuf, HfError> {
     let known = [super::TENSOR_FILE, super::TORCH_FILE].map(|name| folder.join(name));

@@ -96,7 +96,7 @@ impl ConfigFile {
     }
 
     /// Writes the file and syncs it; a file that was read and not changed is written byte by byte as it was.
-    pub(super) fn write(&self, path: &Path) -> Result<(), HfError> {
+    pub(crate) fn write(&self, path: &Path) -> Result<(), HfError> {
         write_synced(path, |file| file.write_all(self.text.as_bytes()))
     }
 

@@ -156,11 +156,6 @@ impl TensorIndex {
         Ok(())
     }
 
-    /// The tensor of a stored name.
-    pub(super) fn find(&self, name: &str) -> Option<&StoredTensor> {
-        self.tensors.iter().find(|tensor| tensor.name == name)
-    }
-
     /// A reader of values.
     pub(super) fn values(&self) -> Result<ValueReader<'_>, HfError> {
         let file = File::open(&self.path).map_err(|source| self.io_error(source))?;

@@ -347,7 +347,7 @@ fn written_buckets_are_read_back_and_trained_in_place() {
             assert_eq!(read, values, "bucket {bucket_idx}");
         }
         let address =
-            |model: &PretrainModel| raw::with_values(model.embeddings.word_table(), <[f32]>::as_ptr);
+            |model: &PretrainModel| raw::with_values(model.stages.embeddings.word_table(), <[f32]>::as_ptr);
         let (_, sink) = train(&model, &OwnedBatch::tiny());
         let before = address(&model);
         model.write_bucket(3, &sink.buckets[3]);

@@ -8,7 +8,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
-use super::at_least_one;
+use super::{Opening, at_least_one};
 
 /// The model and what it reads of a text.
 #[derive(Debug, Args)]
@@ -28,9 +28,8 @@ pub struct SentenceModel {
     /// Tokens read of a text, `[CLS]` and `[SEP]` included; unless given, as many as the model has positions.
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     pub max_length: Option<usize>,
-    /// Lower-case and strip accents; unless given, what the folder's tokenizer_config.json says.
-    #[arg(long, value_name = "true|false")]
-    pub lowercase: Option<bool>,
+    #[command(flatten)]
+    pub opening: Opening,
 }
 
 /// Row n of the result belongs to line n of the input. An empty line is read as `[CLS] [SEP]` and has a vector too.

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use bert_model::Pooling;
+use bert_model::{BackendKind, Pooling};
 use serde_json::json;
 
 use super::*;
@@ -191,6 +191,21 @@ fn embed_refuses_what_it_cannot_do_and_leaves_the_old_file() {
         0,
         "nothing stays behind"
     );
+}
+
+#[test]
+fn every_backend_gives_the_same_vectors_and_an_absent_one_is_refused() {
+    let dir = folder_with_texts("一二三\n四\n");
+    let on = |backend: &'static str| [&EMBED[..], &["--backend", backend]].concat();
+    succeeds(dir.path(), &on("flex"));
+    let expected = json_vectors(&dir.path().join("out.jsonl"));
+    if BackendKind::LibTorch.is_compiled_in() {
+        succeeds(dir.path(), &on("libtorch"));
+        assert_close(&json_vectors(&dir.path().join("out.jsonl")), &expected);
+    } else {
+        fails(dir.path(), &on("libtorch"), 2, &["libtorch", "--features libtorch"]);
+    }
+    fails(dir.path(), &on("tch"), 2, &["tch", "libtorch-cuda"]);
 }
 
 #[test]

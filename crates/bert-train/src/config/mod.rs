@@ -413,6 +413,16 @@ pub enum Backend {
     LibTorchCuda,
 }
 
+impl Backend {
+    /// Every value as configurations write it.
+    pub const NAMES: [(&str, Self); 4] = [
+        ("auto", Self::Auto),
+        ("flex", Self::Flex),
+        ("libtorch", Self::LibTorch),
+        ("libtorch-cuda", Self::LibTorchCuda),
+    ];
+}
+
 /// `[log]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

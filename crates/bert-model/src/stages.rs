@@ -1,0 +1,260 @@
+//! The stages that every model of this crate has in common: embeddings, encoder layers, and some last stage.
+//!
+//! Forward runs each stage on a detached copy of its input and keeps both ends; backward enters each stage with the
+//! gradient of its output and hands out the stage's gradients before the next one starts. What the last stage
+//! computes, and what a loss is, the models say: [`crate::PretrainModel`] and [`crate::ClassifyModel`].
+
+use bert_random::Key;
+use burn::{
+    Tensor,
+    module::Module,
+    tensor::{Device, Gradients},
+};
+
+use crate::{
+    backend::BackendKind,
+    batch::PretrainBatch,
+    config::ModelConfig,
+    embeddings::{Embeddings, EmbeddingsOutput},
+    encoder::{EncoderLayer, Pass},
+    error::ModelError,
+    layout::{BucketLayout, ParameterLayout},
+    loss::{CrossEntropy, Label, cross_entropy_with_gradient},
+    ops::{self, raw},
+    parameters,
+};
+
+/// Receives the gradients of one micro-batch, stage by stage.
+pub trait GradientSink {
+    /// Called once, after the last stage's forward pass and before any gradient.
+    fn forward_done(&mut self);
+
+    /// Called once per bucket, in the order 0, 1, .. of [`ParameterLayout::buckets`].
+    ///
+    /// `gradient` holds the whole bucket in layout order; it is only lent.
+    fn bucket(&mut self, bucket_idx: usize, gradient: &[f32]);
+}
+
+/// Embeddings, encoder layers and a last stage, with the order of their parameters.
+#[derive(Debug)]
+pub(crate) struct Stages<Last> {
+    pub(crate) layout: ParameterLayout,
+    pub(crate) embeddings: Embeddings,
+    pub(crate) layers: Vec<EncoderLayer>,
+    pub(crate) last: Last,
+}
+
+/// Both ends of an encoder layer that ran forward: a tracked leaf and what became of it.
+struct Boundary {
+    input: Tensor<2>,
+    output: Tensor<2>,
+}
+
+/// What backward starts from, but for the last stage.
+pub(crate) struct EncoderPass {
+    embedded: EmbeddingsOutput,
+    layers: Vec<Boundary>,
+}
+
+/// What the last stage hands back to the stages below it.
+pub(crate) struct LastGradients {
+    /// Gradients of its parameters.
+    pub(crate) parameters: Gradients,
+    /// Gradient of the output of the last layer, `[num_positions, hidden]`.
+    pub(crate) states: Option<Tensor<2>>,
+    /// Its part of the gradient of the word table, `[vocab, hidden]`.
+    pub(crate) word_table: Option<Tensor<2>>,
+}
+
+impl<Last: Module> Stages<Last> {
+    /// Builds the stages of a layout. `values` gives those of a bucket; `load_last` builds the last stage from its own.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::BucketLen`] if a bucket has another length; [`ModelError::NotCompiledIn`] and
+    /// [`ModelError::NoDevice`] if there is no such backend here.
+    pub(crate) fn build(
+        config: &ModelConfig,
+        layout: ParameterLayout,
+        backend: BackendKind,
+        mut values: impl FnMut(&BucketLayout, usize) -> Vec<f32>,
+        load_last: impl FnOnce(&BucketLayout, &[f32], &Device) -> Last,
+    ) -> Result<Self, ModelError> {
+        let device = backend.device()?;
+        let mut checked = |bucket_idx: usize| {
+            let bucket = &layout.buckets[bucket_idx];
+            let values = values(bucket, bucket_idx);
+            let (expected, got) = (bucket.num_elements, values.len());
+            if expected != got {
+                return Err(ModelError::BucketLen { bucket: bucket.name.clone(), expected, got });
+            }
+            Ok((bucket, values))
+        };
+        let layers = (0..config.num_hidden_layers).map(|layer_idx| {
+            let (bucket, values) = checked(layout.layer_idx(layer_idx))?;
+            Ok(EncoderLayer::load(config, layer_idx, bucket, &values, &device))
+        });
+        let layers = layers.collect::<Result<_, ModelError>>()?;
+        let (bucket, values) = checked(layout.heads_idx())?;
+        let last = load_last(bucket, &values, &device);
+        let (bucket, values) = checked(layout.embeddings_idx())?;
+        let embeddings = Embeddings::load(config, bucket, &values, &device);
+        Ok(Self { layout, embeddings, layers, last })
+    }
+
+    /// Copies the parameters of a bucket to `out`, in layout order.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such bucket or `out` is not as long as the bucket.
+    pub(crate) fn read_bucket(&self, bucket_idx: usize, out: &mut [f32]) {
+        match self.stage(bucket_idx) {
+            Stage::Last => parameters::read(&self.last, out),
+            Stage::Layer(layer_idx) => parameters::read(&self.layers[layer_idx], out),
+            Stage::Embeddings => parameters::read(&self.embeddings, out),
+        }
+    }
+
+    /// Replaces the parameters of a bucket, in layout order.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such bucket or `values` is not as long as the bucket.
+    pub(crate) fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]) {
+        match self.stage(bucket_idx) {
+            Stage::Last => parameters::write(&mut self.last, values),
+            Stage::Layer(layer_idx) => parameters::write(&mut self.layers[layer_idx], values),
+            Stage::Embeddings => parameters::write(&mut self.embeddings, values),
+        }
+    }
+
+    /// Runs embeddings and layers without dropout and without gradients, and shows every state with the number of
+    /// layers below it.
+    ///
+    /// # Shapes
+    ///
+    /// - states, output: `[num_rows * row_len, hidden]`
+    pub(crate) fn encode(
+        &self,
+        batch: &PretrainBatch<'_>,
+        mut on_state: impl FnMut(usize, &Tensor<2>),
+    ) -> Tensor<2> {
+        let pass = Pass::new(batch, None);
+        let mut hidden = self.embeddings.valid().forward(batch, None).hidden; // [num_positions, hidden]
+        on_state(0, &hidden);
+        for (layer_idx, layer) in self.layers.iter().enumerate() {
+            hidden = layer.valid().forward(hidden, &pass);
+            on_state(layer_idx + 1, &hidden);
+        }
+        hidden
+    }
+
+    /// Runs embeddings and layers forward, shows every state as [`Stages::encode`] does, and returns the last one as a
+    /// tracked leaf: the input of the last stage, `[num_rows * row_len, hidden]`.
+    pub(crate) fn forward(
+        &self,
+        batch: &PretrainBatch<'_>,
+        dropout: Key,
+        mut on_state: impl FnMut(usize, &Tensor<2>),
+    ) -> (EncoderPass, Tensor<2>) {
+        let pass = Pass::new(batch, Some(dropout));
+        let embedded = self.embeddings.forward(batch, Some(dropout));
+        on_state(0, &embedded.hidden);
+        let mut layers: Vec<Boundary> = Vec::with_capacity(self.layers.len());
+        let mut input = leaf(&embedded.hidden);
+        for (layer_idx, layer) in self.layers.iter().enumerate() {
+            let output = layer.forward(input.clone(), &pass);
+            on_state(layer_idx + 1, &output);
+            let next_input = leaf(&output);
+            layers.push(Boundary { input, output });
+            input = next_input;
+        }
+        (EncoderPass { embedded, layers }, input)
+    }
+
+    /// Runs layers and embeddings backward, and gives every bucket to the sink, that of the last stage first.
+    ///
+    /// `gradient_of_state` completes the gradient of the state above some number of layers, given the state and what
+    /// came from the stage above it, which is nothing where that stage did not read the state.
+    pub(crate) fn backward(
+        &self,
+        batch: &PretrainBatch<'_>,
+        forward: EncoderPass,
+        last: LastGradients,
+        mut gradient_of_state: impl FnMut(usize, &Tensor<2>, Option<Tensor<2>>) -> Tensor<2>,
+        sink: &mut dyn GradientSink,
+    ) {
+        let longest = self.layout.buckets.iter().map(|bucket| bucket.num_elements).max();
+        let mut buffer = vec![0.0; longest.expect("a model has buckets")];
+        let mut emit = |bucket_idx: usize, fill: &mut dyn FnMut(&mut [f32])| {
+            let bucket = &mut buffer[..self.layout.buckets[bucket_idx].num_elements];
+            fill(bucket);
+            sink.bucket(bucket_idx, bucket);
+        };
+
+        let LastGradients { mut parameters, states: mut from_above, word_table } = last;
+        emit(self.layout.heads_idx(), &mut |out| {
+            parameters::take_gradients(&self.last, &mut parameters, out);
+        });
+        drop(parameters);
+
+        for (layer_idx, Boundary { input, output }) in forward.layers.into_iter().enumerate().rev() {
+            let gradient = gradient_of_state(layer_idx + 1, &output, from_above);
+            let mut gradients = ops::gradient_root(output, gradient).backward();
+            from_above = Some(take_gradient(&input, &mut gradients));
+            let layer = &self.layers[layer_idx];
+            emit(self.layout.layer_idx(layer_idx), &mut |out| {
+                parameters::take_gradients(layer, &mut gradients, out);
+            });
+        }
+
+        let EmbeddingsOutput { summed, hidden } = forward.embedded;
+        let gradient = gradient_of_state(0, &hidden, from_above);
+        let mut gradients = ops::gradient_root(hidden, gradient).backward();
+        emit(self.layout.embeddings_idx(), &mut |out| {
+            self.embeddings.take_gradients(batch, &summed, &mut gradients, word_table.as_ref(), out);
+        });
+    }
+
+    fn stage(&self, bucket_idx: usize) -> Stage {
+        let num_layers = self.layers.len();
+        match bucket_idx {
+            0 => Stage::Last,
+            idx if idx <= num_layers => Stage::Layer(num_layers - idx),
+            idx if idx == num_layers + 1 => Stage::Embeddings,
+            idx => panic!("bucket {idx} of a model with {} buckets", num_layers + 2),
+        }
+    }
+}
+
+/// The stage that owns a bucket.
+#[derive(Clone, Copy)]
+enum Stage {
+    Last,
+    Layer(usize),
+    Embeddings,
+}
+
+/// A tracked leaf with the values of a tensor; no copy.
+pub(crate) fn leaf(tensor: &Tensor<2>) -> Tensor<2> {
+    tensor.clone().without_autodiff().autodiff().require_grad()
+}
+
+/// Moves the gradient of a leaf out of a backward pass.
+pub(crate) fn take_gradient(input: &Tensor<2>, gradients: &mut Gradients) -> Tensor<2> {
+    input.grad_remove(gradients).expect("every output of a stage depends on its input")
+}
+
+/// Loss figures of some logits, and where their backward pass starts.
+///
+/// # Shapes
+///
+/// - logits: `[num_labels, num_classes]`
+pub(crate) fn loss_root<L: Label>(logits: Tensor<2>, labels: &[L], scale: f32) -> (CrossEntropy, Tensor<1>) {
+    let (shape, device) = (logits.dims(), logits.device());
+    let mut gradient = vec![0.0; shape[0] * shape[1]];
+    let figures = raw::with_values(logits.clone(), |values| {
+        cross_entropy_with_gradient(values, labels, scale, &mut gradient)
+    });
+    (figures, ops::gradient_root(logits, raw::from_values(gradient, shape, &device)))
+}
