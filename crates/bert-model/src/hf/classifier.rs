@@ -86,8 +86,9 @@ pub fn load_classifier_config(folder: &Path) -> Result<ClassifierConfig, HfError
             .map_err(|source| HfError::Json { path: path.clone(), source })?,
     };
     let labels = labels_of(all).ok_or_else(|| {
-        let got = all.get("id2label").map_or_else(|| "nothing".to_owned(), Value::to_string);
-        unsupported("id2label", "a name for each of the ids 0, 1, ..", got)
+        let text = |key: &str| all.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string);
+        let got = format!("{} with num_labels = {}", text("id2label"), text("num_labels"));
+        unsupported("id2label", "a name for each of the ids 0, 1, .. below num_labels", got)
     })?;
     let model = file.model().clone();
     let dropout_prob =
@@ -98,13 +99,25 @@ pub fn load_classifier_config(folder: &Path) -> Result<ClassifierConfig, HfError
 }
 
 /// The names of the classes by id; as `transformers`, `LABEL_0` and so on where only their number is given.
+///
+/// Older files of `transformers` may hold the right `num_labels` beside two generated names that were never
+/// replaced; then the number counts. Names that somebody gave and another number contradict each other: `None`.
 fn labels_of(all: &Map<String, Value>) -> Option<Vec<String>> {
-    let Some(names) = all.get("id2label") else {
-        let num_labels = all.get("num_labels").map_or(Some(2), Value::as_u64)?;
-        return (num_labels < 1 << 20).then(|| (0..num_labels).map(|id| format!("LABEL_{id}")).collect());
+    let generated = |num_labels: u64| -> Option<Vec<String>> {
+        (num_labels < 1 << 20).then(|| (0..num_labels).map(|id| format!("LABEL_{id}")).collect())
     };
+    let num_labels = all.get("num_labels").map(Value::as_u64);
+    let Some(names) = all.get("id2label") else { return generated(num_labels.unwrap_or(Some(2))?) };
     let names = names.as_object()?;
-    (0..names.len()).map(|id| Some(names.get(&id.to_string())?.as_str()?.to_owned())).collect()
+    let by_id = (0..names.len()).map(|id| Some(names.get(&id.to_string())?.as_str()?.to_owned()));
+    let by_id: Vec<String> = by_id.collect::<Option<_>>()?;
+    let Some(num_labels) = num_labels else { return Some(by_id) };
+    let (num_labels, num_names) = (num_labels?, by_id.len() as u64);
+    if num_labels == num_names {
+        return Some(by_id);
+    }
+    let is_generated = generated(num_names).is_some_and(|names| names == by_id);
+    if is_generated { generated(num_labels) } else { None }
 }
 
 /// Reads a folder of a classifier: the configuration and the values of every bucket, in layout order.
@@ -281,5 +294,10 @@ mod tests {
         assert_eq!(labels_of(&object(json!({}))).unwrap().len(), 2);
         assert_eq!(labels_of(&object(json!({"id2label": {"0": "a", "2": "b"}}))), None);
         assert_eq!(labels_of(&object(json!({"num_labels": 99999999999u64}))), None);
+        let old = json!({"num_labels": 4, "id2label": {"0": "LABEL_0", "1": "LABEL_1"}});
+        assert_eq!(labels_of(&object(old)).unwrap(), ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"]);
+        let named = |num_labels: u64| json!({"num_labels": num_labels, "id2label": {"0": "no", "1": "yes"}});
+        assert_eq!(labels_of(&object(named(2))).unwrap(), ["no", "yes"]);
+        assert_eq!(labels_of(&object(named(4))), None);
     }
 }
