@@ -86,7 +86,7 @@ fn a_failed_save_ends_the_run_on_all_ranks() {
     }
     let workspace = Workspace::new();
     let overrides = ["schedule.total_steps=100000", "checkpoint.every_steps=500"];
-    for (rank, fault) in [(1, "eio@8/rank1"), (0, "enospc@60/rank0")] {
+    for (rank, fault) in [(1, "eio@8/rank1"), (0, "enospc@50/rank0")] {
         let name = format!("failing-{rank}");
         let finished = run(with_fault(workspace.mpirun(2, &name, &overrides), fault)).expect_code(1);
         finished.expect_error(&[&format!("rank {rank}: the save after step 1000 failed"), "cannot "]);
@@ -108,7 +108,7 @@ fn signals_during_a_save_stop_after_another_save() {
         return;
     }
     let workspace = Workspace::new();
-    let overrides = ["schedule.total_steps=600", "checkpoint.every_steps=50"];
+    let overrides = ["schedule.total_steps=600", "checkpoint.every_steps=200"];
     run(workspace.mpirun(2, "straight", &overrides)).expect_code(0);
     // The first save pauses for a second.
     let mut running = Running::start(with_fault(workspace.mpirun(2, "stopped", &overrides), "pause@6/rank0"));
@@ -118,9 +118,9 @@ fn signals_during_a_save_stop_after_another_save() {
     running.signal("USR1");
     running.signal("USR1");
     let finished = running.finish().expect_code(75);
-    assert!(finished.stderr.contains("waits for the save after step 50"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("waits for the save after step 200"), "{}", finished.stderr);
     let steps = verified_steps(&workspace, "stopped");
-    assert_eq!((steps.len(), steps[0]), (2, 50), "{steps:?}");
+    assert!(steps.len() >= 2 && steps[0] == 200, "{steps:?}");
     check_ends_like_the_straight_run(&workspace, "stopped", &overrides, 600);
 }
 
@@ -145,6 +145,10 @@ fn pause(duration: Duration) {
     thread::sleep(duration);
 }
 
+fn num_lines(path: &Path) -> u64 {
+    fs::read_to_string(path).map_or(0, |text| text.lines().count() as u64)
+}
+
 /// Kills the whole run `num_kills` times, at random steps and random moments of them, with a save nearly always in
 /// flight, and compares the end with a run that nobody killed.
 fn kill_again_and_again(num_kills: u64, steps_per_kill: u64) {
@@ -157,18 +161,16 @@ fn kill_again_and_again(num_kills: u64, steps_per_kill: u64) {
     let total = format!("schedule.total_steps={last_step}");
     let overrides = [total.as_str(), "checkpoint.every_steps=7", "checkpoint.keep_last=2"];
     run(workspace.mpirun(2, "straight", &overrides)).expect_code(0);
+    let metrics = workspace.run_dir("killed").join("metrics.jsonl");
     let (mut num_in_a_save, mut newest) = (0, 0);
     for _ in 0..num_kills {
         let before = newest;
         let num_steps = stream.below(steps_per_kill / 2);
         let delay = Duration::from_micros(stream.below(if num_steps == 0 { 800_000 } else { 40_000 }));
+        // Beyond what was reached before: a run that goes on cuts the lines back to its checkpoint first.
+        let wanted = num_lines(&metrics) + num_steps;
         let mut running = Running::start(workspace.mpirun(2, "killed", &overrides));
-        let metrics = workspace.run_dir("killed").join("metrics.jsonl");
-        let wanted = before + num_steps;
-        running.wait_until("the step of the kill", || {
-            num_steps == 0
-                || fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() as u64 >= wanted)
-        });
+        running.wait_until("the step of the kill", || num_steps == 0 || num_lines(&metrics) >= wanted);
         pause(delay);
         running.signal_group("KILL");
         kill_all_in(&workspace.path(""));
