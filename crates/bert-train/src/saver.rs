@@ -22,6 +22,7 @@ use crate::{
         BEST, CheckpointError, CheckpointState, LATEST, disk::Disk, hash::optimizer_files, manifest::Best,
         moments, read, write,
     },
+    config::CheckpointSection,
     error::TrainError,
     lineage::Ancestor,
     optimizer::BucketState,
@@ -64,7 +65,7 @@ pub struct Resumption {
 /// [`TrainError`], the same on every rank.
 pub fn find(
     coordinator: &Coordinator,
-    resume: &str,
+    section: &CheckpointSection,
     run_root: &Path,
     checkpoints: &Path,
     identity: &Identity,
@@ -75,8 +76,8 @@ pub fn find(
         if !is_first {
             return Ok(None);
         }
-        let found = find_locally(resume, run_root, checkpoints, identity)?;
-        tidy_up(disk, checkpoints, found.as_ref(), resume == "auto")?;
+        let found = find_locally(&section.resume, run_root, checkpoints, identity)?;
+        tidy_up(disk, checkpoints, found.as_ref(), section)?;
         Ok(found)
     })?;
     let json = serde_json::to_vec(&found).map_err(|error| TrainError::Setup(error.to_string()))?;
@@ -114,12 +115,13 @@ fn find_locally(
     Ok(Some(Resumption { path: found.path, step: found.state.step, best }))
 }
 
-/// Removes what a kill left behind and lets the links point at what is there.
+/// Finishes what a kill interrupted: removes what it left behind, lets the links point at what is there, and deletes
+/// what the retention had not come to.
 fn tidy_up(
     disk: &Disk,
     checkpoints: &Path,
     found: Option<&Resumption>,
-    is_newest: bool,
+    section: &CheckpointSection,
 ) -> Result<(), CheckpointError> {
     if !checkpoints.is_dir() {
         return Ok(());
@@ -128,10 +130,15 @@ fn tidy_up(
         tracing::info!("removed `{name}`, which an interrupted save left behind");
     }
     let Some(found) = found else { return Ok(()) };
-    if is_newest {
-        mend(disk, checkpoints, LATEST, found.step)?;
+    if let Some(best) = &found.best {
+        mend(disk, checkpoints, BEST, best.step)?;
     }
-    found.best.as_ref().map_or(Ok(()), |best| mend(disk, checkpoints, BEST, best.step))
+    // A checkpoint that was asked for by its path need not be the newest, nor one of this run.
+    if section.resume != "auto" {
+        return Ok(());
+    }
+    mend(disk, checkpoints, LATEST, found.step)?;
+    write::retain(disk, checkpoints, section.keep_last, found.step)
 }
 
 fn mend(disk: &Disk, checkpoints: &Path, name: &str, step: u64) -> Result<(), CheckpointError> {

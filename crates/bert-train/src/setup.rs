@@ -405,8 +405,7 @@ pub fn resume<M: TaskModel>(
     let disk = Disk::with_fault(fault.as_deref(), coordinator.world().rank()).map_err(TrainError::Usage);
     let disk = agree(coordinator, FAULT_VARIABLE, disk)?;
     let checkpoints = run_dir.checkpoints();
-    let resume = &config.checkpoint.resume;
-    let found = saver::find(coordinator, resume, run_dir.root(), &checkpoints, identity, &disk)?;
+    let found = saver::find(coordinator, &config.checkpoint, run_dir.root(), &checkpoints, identity, &disk)?;
     let Some(Resumption { path, step, best }) = found else {
         return Ok(Progress { states, num_steps: 0, best: None, disk });
     };
