@@ -193,7 +193,7 @@ impl<'a> Saver<'a> {
                     serde_json::from_slice(list).map_err(|error| TrainError::Setup(error.to_string()))?;
                 state.files.extend(files);
             }
-            writer.submit(Job::Finish(state));
+            writer.submit(Job::Finish(Box::new(state)));
         }
         Ok(())
     }

@@ -75,7 +75,7 @@ pub(super) enum Job {
     /// The own files of the checkpoint of this step.
     Write(u64, Copies),
     /// Manifest, name, links and retention (rank 0).
-    Finish(CheckpointState),
+    Finish(Box<CheckpointState>),
 }
 
 /// A part of a save that went well.
@@ -144,7 +144,7 @@ impl Share {
             Job::Write(step, copies) => {
                 (step, self.write(step, &copies).map(|files| Done::Written(files, copies)))
             }
-            Job::Finish(state) => (state.step, self.finish(state).map(|()| Done::Finished)),
+            Job::Finish(state) => (state.step, self.finish(*state).map(|()| Done::Finished)),
         };
         done.map_err(|error| {
             let Failure { exit_code, message } = TrainError::from(error).to_failure();
