@@ -8,3 +8,4 @@ mod classify;
 mod equality;
 mod refusals;
 mod resume;
+mod saves;

@@ -10,3 +10,4 @@ mod continuation;
 mod lineage;
 mod reference;
 mod refusals;
+mod saves;

@@ -196,6 +196,15 @@ impl Tokenizer {
     pub fn save_vocab(&self, dir: &Path) -> Result<(), DataError> {
         save::save(self, dir)
     }
+
+    /// Names and contents of the files that [`save_vocab`](Self::save_vocab) writes.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Tokenizer`] if the tokenizer has no JSON form.
+    pub fn vocab_files(&self) -> Result<Vec<(&'static str, Vec<u8>)>, DataError> {
+        save::files(self)
+    }
 }
 
 /// The tokenizer of `BertTokenizerFast` over the given tokens.

@@ -10,7 +10,7 @@ use bert_random::{Key, Purpose};
 
 use crate::{
     ParameterLayout,
-    hf::{self, Allowed, CONFIG_FILE, ConfigFile, HfError, LoadedModel, Source},
+    hf::{self, Allowed, CONFIG_FILE, ConfigFile, HfError, LoadedModel, PlainFiles, Source},
 };
 
 /// Reads bytes; the folder is for files of its own.
@@ -42,7 +42,7 @@ fn model_config(folder: &Path, bytes: &[u8]) {
     match ConfigFile::read(&path) {
         Ok(file) => {
             file.model().validate().expect("what is read is valid");
-            file.write(&copy).expect("the folder can be written");
+            file.write(&copy, &mut PlainFiles).expect("the folder can be written");
             let again = ConfigFile::read(&copy).expect("what is written can be read");
             assert_eq!(again.model(), file.model(), "nothing changes on the way");
         }

@@ -14,6 +14,7 @@ mod names;
 mod npz_file;
 mod pickle;
 mod safetensors_file;
+mod sink;
 mod tensor_index;
 mod torch_file;
 mod zip;
@@ -25,10 +26,11 @@ use bert_random::Key;
 pub use self::{
     classifier::{
         ClassifierStart, load_classifier_config, load_classifier_folder, load_folder_below_classifier,
-        save_classifier_folder,
+        save_classifier_folder, save_classifier_folder_to,
     },
     config_file::ConfigFile,
     error::{HfError, Mismatch},
+    sink::{FileSink, Fill, PlainFiles},
 };
 use crate::{config::ModelConfig, init::initial_parameter, layout::ParameterLayout};
 use assign::Rules;
@@ -55,9 +57,34 @@ pub fn save_folder(
     config: &ModelConfig,
     read_bucket: impl FnMut(usize, &mut [f32]),
 ) -> Result<(), HfError> {
+    save_folder_to(&mut PlainFiles, folder, config, read_bucket)
+}
+
+/// As [`save_folder`], with files that `sink` makes.
+///
+/// # Errors
+///
+/// As [`save_folder`].
+pub fn save_folder_to(
+    sink: &mut dyn FileSink,
+    folder: &Path,
+    config: &ModelConfig,
+    mut read_bucket: impl FnMut(usize, &mut [f32]),
+) -> Result<(), HfError> {
     let path = folder.join(CONFIG_FILE);
     config.validate().map_err(|source| HfError::Config { path: path.clone(), source })?;
-    save_folder_as(folder, &ConfigFile::of_model(&path, config)?, read_bucket)
+    write_folder(sink, folder, &ConfigFile::of_model(&path, config)?, &mut read_bucket)
+}
+
+fn write_folder(
+    sink: &mut dyn FileSink,
+    folder: &Path,
+    config: &ConfigFile,
+    read_bucket: &mut dyn FnMut(usize, &mut [f32]),
+) -> Result<(), HfError> {
+    config.write(&folder.join(CONFIG_FILE), sink)?;
+    let layout = ParameterLayout::new(config.model());
+    safetensors_file::write(&folder.join(TENSOR_FILE), &layout, read_bucket, sink)
 }
 
 /// As [`save_folder`], with a `config.json` that was read before: what it says about other things is kept.
@@ -70,9 +97,7 @@ pub fn save_folder_as(
     config: &ConfigFile,
     mut read_bucket: impl FnMut(usize, &mut [f32]),
 ) -> Result<(), HfError> {
-    config.write(&folder.join(CONFIG_FILE))?;
-    let layout = ParameterLayout::new(config.model());
-    safetensors_file::write(&folder.join(TENSOR_FILE), &layout, &mut read_bucket)
+    write_folder(&mut PlainFiles, folder, config, &mut read_bucket)
 }
 
 /// Reads a folder: the configuration and the values of every bucket, in layout order.

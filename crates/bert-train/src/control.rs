@@ -5,12 +5,15 @@
 
 use std::fmt;
 
-use crate::figures::{ObjectiveSums, SlotFigures};
+use crate::{
+    figures::{ObjectiveSums, SlotFigures},
+    saver::report::{SaveReport, SaveStage},
+};
 
 /// Length of a slot's figures in a word, in 64-bit units.
 const SLOT_UNITS: usize = 6;
 /// Length of the fixed part of a word, in 64-bit units.
-const HEAD_UNITS: usize = 18;
+const HEAD_UNITS: usize = 20;
 
 /// What the losses of a global batch are divided by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,6 +81,8 @@ pub struct ControlWord {
     pub block_norms: Vec<f64>,
     /// Why this rank cannot go on, with the exit code.
     pub failure: Option<(i32, String)>,
+    /// How far this rank is with the save in the background.
+    pub save: SaveReport,
 }
 
 impl ControlWord {
@@ -104,6 +109,8 @@ impl ControlWord {
             self.block_norms.len() as u64,
             u64::from(self.failure.is_some()),
             self.failure.as_ref().map_or(0, |(exit_code, _)| u64::from(exit_code.unsigned_abs())),
+            self.save.stage.tag(),
+            self.save.text.len() as u64,
         ];
         debug_assert_eq!(units.len(), HEAD_UNITS);
         for slot in &self.slots {
@@ -113,6 +120,7 @@ impl ControlWord {
         }
         units.extend(self.block_norms.iter().map(|norm| norm.to_bits()));
         let mut bytes: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+        bytes.extend_from_slice(self.save.text.as_bytes());
         bytes.extend(self.failure.iter().flat_map(|(_, message)| message.as_bytes()));
         bytes
     }
@@ -126,7 +134,9 @@ impl ControlWord {
         let text_start = norms_start.checked_add(num_norms)?.checked_mul(8)?;
         let slots = units_of(bytes.get(HEAD_UNITS * 8..norms_start * 8)?);
         let norms = units_of(bytes.get(norms_start * 8..text_start)?);
-        let message = String::from_utf8_lossy(bytes.get(text_start..)?).into_owned();
+        let message_start = text_start.checked_add(usize::try_from(head[19]).ok()?)?;
+        let save_text = String::from_utf8_lossy(bytes.get(text_start..message_start)?).into_owned();
+        let message = String::from_utf8_lossy(bytes.get(message_start..)?).into_owned();
         Some(Self {
             step: head[0],
             is_spoiled: head[1] != 0,
@@ -146,6 +156,7 @@ impl ControlWord {
             slots: slots.chunks_exact(SLOT_UNITS).map(decode_slot).collect(),
             block_norms: norms.into_iter().map(f64::from_bits).collect(),
             failure: (head[16] != 0).then_some((i32::try_from(head[17]).unwrap_or(1), message)),
+            save: SaveReport { stage: SaveStage::from_tag(head[18])?, text: save_text },
         })
     }
 }
@@ -190,10 +201,11 @@ mod tests {
         fn decode_reads_what_encode_wrote(
             step in any::<u64>(), flags in any::<[bool; 2]>(), slots in prop::collection::vec(losses(), 0..5),
             block_norms in prop::collection::vec(0.0_f64..1e30, 0..7),
-            failure in prop::option::of((0_i32..256, ".{0,40}")),
+            failure in prop::option::of((0_i32..256, ".{0,40}")), tag in 0_u64..4, text in ".{0,40}",
         ) {
             let word = ControlWord { step, is_spoiled: flags[0], wants_stop: flags[1], slots, block_norms,
                 failure, num_tokens: 7, num_positions: 11, peak_rss_bytes: 13,
+                save: SaveReport { stage: SaveStage::from_tag(tag).unwrap(), text },
                 next_counts: BatchCounts { num_masked: 17, num_rows: 19 },
                 seconds: PhaseSeconds { step: 1.5, data_wait: 0.25, forward: 3.0, backward: 5.0,
                     communication_exposed: 6.0, optimizer: 9.0 } };

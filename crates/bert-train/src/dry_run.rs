@@ -60,6 +60,11 @@ pub fn plan(config: &Config, num_ranks: usize, num_local_ranks: usize) -> Result
     );
     line("optimizer state per rank", megabytes(optimizer_bytes(config, num_parameters, num_ranks)));
     line("parameters, gradients per rank", megabytes(2 * num_parameters * F32_BYTES));
+    let (copied, copied_first) = copied_bytes(config, num_parameters, num_ranks);
+    line("copy for saves, rank 0", megabytes(copied_first));
+    if num_ranks > 1 {
+        line("copy for saves, other ranks", megabytes(copied));
+    }
     line("sent per rank and step", megabytes(exchanged));
     for bucket in &layout.buckets {
         line(&format!("bucket `{}`", bucket.name), megabytes(bucket.num_elements * F32_BYTES));
@@ -101,6 +106,13 @@ fn optimizer_bytes(config: &Config, num_parameters: usize, num_ranks: usize) -> 
         OptimizerState::Sharded => moments / num_ranks,
         OptimizerState::Replicated => moments,
     }
+}
+
+/// What a save copies so that training goes on: on a rank, and on rank 0, which also writes the parameters.
+fn copied_bytes(config: &Config, num_parameters: usize, num_ranks: usize) -> (usize, usize) {
+    let moments = optimizer_bytes(config, num_parameters, num_ranks);
+    let others = if config.distributed.optimizer_state == OptimizerState::Sharded { moments } else { 0 };
+    (others, moments + num_parameters * F32_BYTES)
 }
 
 fn megabytes(bytes: usize) -> String {

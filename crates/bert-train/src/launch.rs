@@ -2,7 +2,7 @@
 //!
 //! Owns the way into a [`Session`] and back. Never prints.
 
-use std::{env, thread, time::Duration};
+use std::{env, sync::Arc, thread, time::Duration};
 
 use bert_coordinator::{Coordinator, CoordinatorOptions, Launch, LauncherInfo, ThreadCommunicator};
 
@@ -114,6 +114,7 @@ impl Rank<'_> {
             run_dir,
             task: &task,
             best: progress.best,
+            disk: Arc::new(progress.disk),
             identity,
             screen,
             stop: stop.clone(),

@@ -1,23 +1,28 @@
 //! Saving and loading a run over all ranks.
 //!
-//! Owns who does what: rank 0 the model folder, the manifest and the rename; every rank its own moments. The files
-//! themselves are the business of [`crate::checkpoint`].
+//! Owns who does what: rank 0 the model folder, the manifest and the rename; every rank its own moments. [`save`] is the
+//! way of a save through the steps, `writer` its thread. The files themselves are the business of
+//! [`crate::checkpoint`].
 
-use std::path::{Path, PathBuf};
+pub mod report;
+pub mod save;
+mod writer;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use bert_coordinator::Coordinator;
-use bert_data::Tokenizer;
 use bert_model::ParameterLayout;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     checkpoint::{
-        self, BEST, CheckpointError, CheckpointState, FileEntry,
-        hash::optimizer_files,
-        manifest::{Best, describe_file},
+        BEST, CheckpointError, CheckpointState, LATEST, disk::Disk, hash::optimizer_files, manifest::Best,
         moments, read, write,
     },
-    config::{Config, OptimizerState},
+    config::CheckpointSection,
     error::TrainError,
     lineage::Ancestor,
     optimizer::BucketState,
@@ -42,128 +47,6 @@ pub struct Identity {
     pub lineage: Vec<Ancestor>,
 }
 
-/// What is saved.
-pub struct Snapshot<'a, M> {
-    /// The model.
-    pub model: &'a M,
-    /// Own part of the optimizer's state.
-    pub states: &'a [BucketState],
-    /// The tokenizer, saved beside the model.
-    pub tokenizer: &'a Tokenizer,
-    /// Completed updates.
-    pub step: u64,
-    /// Epoch of the next sample.
-    pub epoch: u64,
-    /// Samples consumed.
-    pub position: u64,
-    /// The best evaluation so far; if it is of this step, the link `best` will point here.
-    pub best: Option<Best>,
-}
-
-/// Saves a checkpoint; returns its folder. All ranks call this at the same step.
-///
-/// # Errors
-///
-/// [`TrainError`], the same on every rank; earlier checkpoints are then untouched.
-pub fn save<M: TaskModel>(
-    coordinator: &Coordinator,
-    config: &Config,
-    identity: &Identity,
-    checkpoints: &Path,
-    snapshot: &Snapshot<'_, M>,
-) -> Result<PathBuf, TrainError> {
-    let world = coordinator.world();
-    let is_first = world.is_first();
-    let temporary = write::temporary_folder(checkpoints, snapshot.step);
-    together(coordinator, "checkpoint folder", || {
-        if is_first { Ok(write::begin(checkpoints, snapshot.step).map(drop)?) } else { Ok(()) }
-    })?;
-    let written = together(coordinator, "checkpoint files", || {
-        let writes_moments = is_first || config.distributed.optimizer_state == OptimizerState::Sharded;
-        write_own_files(&temporary, snapshot, world.rank(), is_first, writes_moments)
-    });
-    let own_files = match written {
-        Ok(files) => files,
-        Err(error) => {
-            // Makes room again on a full disk; a failure here only leaves the folder for the next save.
-            if is_first && write::remove_unfinished(checkpoints).is_err() {
-                tracing::warn!(folder = %temporary.display(), "the unfinished checkpoint could not be removed");
-            }
-            return Err(error);
-        }
-    };
-    let files = gather_entries(coordinator, &own_files)?;
-    let state = state_of(identity, snapshot, files, world.num_ranks());
-    together(coordinator, "checkpoint", || {
-        if !is_first {
-            return Ok(());
-        }
-        write::finish(checkpoints, &temporary, state)?;
-        if snapshot.best.as_ref().is_some_and(|best| best.step == snapshot.step) {
-            write::point(checkpoints, BEST, snapshot.step)?;
-        }
-        Ok(write::retain(checkpoints, config.checkpoint.keep_last)?)
-    })?;
-    Ok(checkpoints.join(write::folder_name(snapshot.step)))
-}
-
-fn write_own_files<M: TaskModel>(
-    folder: &Path,
-    snapshot: &Snapshot<'_, M>,
-    rank: usize,
-    is_first: bool,
-    writes_moments: bool,
-) -> Result<Vec<FileEntry>, TrainError> {
-    let mut paths = Vec::new();
-    if is_first {
-        let model_folder = folder.join("model");
-        snapshot.model.save_folder(&model_folder)?;
-        snapshot.tokenizer.save_vocab(&model_folder)?;
-        paths.extend(checkpoint::manifest::files_below(&model_folder)?);
-    }
-    if writes_moments {
-        let path = folder.join("optimizer").join(format!("rank-{rank:05}.safetensors"));
-        moments::write(&path, snapshot.model.layout(), snapshot.states)?;
-        paths.push(path);
-    }
-    paths.iter().map(|path| Ok(describe_file(folder, path)?)).collect()
-}
-
-fn gather_entries(coordinator: &Coordinator, own: &[FileEntry]) -> Result<Vec<FileEntry>, TrainError> {
-    let json = serde_json::to_vec(own).map_err(|error| TrainError::Setup(error.to_string()))?;
-    let mut files = Vec::new();
-    for bytes in coordinator.all_gather_bytes("list of checkpoint files", &json)? {
-        let entries: Vec<FileEntry> =
-            serde_json::from_slice(&bytes).map_err(|error| TrainError::Setup(error.to_string()))?;
-        files.extend(entries);
-    }
-    Ok(files)
-}
-
-fn state_of<M>(
-    identity: &Identity,
-    snapshot: &Snapshot<'_, M>,
-    files: Vec<FileEntry>,
-    num_ranks: usize,
-) -> CheckpointState {
-    CheckpointState {
-        step: snapshot.step,
-        epoch: snapshot.epoch,
-        position: snapshot.position,
-        config_hash: identity.config_hash.clone(),
-        corpus_fingerprint: identity.corpus_fingerprint.clone(),
-        tokenizer_fingerprint: identity.tokenizer_fingerprint.clone(),
-        layout_hash: identity.layout_hash.clone(),
-        num_ranks,
-        version: env!("CARGO_PKG_VERSION").to_string(),
-        init_from: identity.init_from.clone(),
-        lineage: identity.lineage.clone(),
-        best: snapshot.best.clone(),
-        files,
-        digest: String::new(),
-    }
-}
-
 /// Where a run goes on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Resumption {
@@ -182,17 +65,20 @@ pub struct Resumption {
 /// [`TrainError`], the same on every rank.
 pub fn find(
     coordinator: &Coordinator,
-    resume: &str,
+    section: &CheckpointSection,
     run_root: &Path,
     checkpoints: &Path,
     identity: &Identity,
+    disk: &Disk,
 ) -> Result<Option<Resumption>, TrainError> {
     let is_first = coordinator.world().is_first();
     let found = together(coordinator, "search for a checkpoint", || {
         if !is_first {
             return Ok(None);
         }
-        find_locally(resume, run_root, checkpoints, identity)
+        let found = find_locally(&section.resume, run_root, checkpoints, identity)?;
+        tidy_up(disk, checkpoints, found.as_ref(), section)?;
+        Ok(found)
     })?;
     let json = serde_json::to_vec(&found).map_err(|error| TrainError::Setup(error.to_string()))?;
     let chosen = coordinator.broadcast_bytes("choice of a checkpoint", 0, &json)?;
@@ -226,10 +112,44 @@ fn find_locally(
         }
         is_there
     });
-    if let Some(best) = &best {
-        write::point(checkpoints, BEST, best.step)?;
-    }
     Ok(Some(Resumption { path: found.path, step: found.state.step, best }))
+}
+
+/// Finishes what a kill interrupted: removes what it left behind, lets the links point at what is there, and deletes
+/// what the retention had not come to.
+fn tidy_up(
+    disk: &Disk,
+    checkpoints: &Path,
+    found: Option<&Resumption>,
+    section: &CheckpointSection,
+) -> Result<(), CheckpointError> {
+    if !checkpoints.is_dir() {
+        return Ok(());
+    }
+    for name in write::clean(disk, checkpoints)? {
+        tracing::info!("removed `{name}`, which an interrupted save left behind");
+    }
+    let Some(found) = found else { return Ok(()) };
+    if let Some(best) = &found.best {
+        mend(disk, checkpoints, BEST, best.step)?;
+    }
+    // A checkpoint that was asked for by its path need not be the newest, nor one of this run.
+    if section.resume != "auto" {
+        return Ok(());
+    }
+    mend(disk, checkpoints, LATEST, found.step)?;
+    write::retain(disk, checkpoints, section.keep_last, found.step)
+}
+
+fn mend(disk: &Disk, checkpoints: &Path, name: &str, step: u64) -> Result<(), CheckpointError> {
+    let expected = write::folder_name(step);
+    let got = fs::read_link(checkpoints.join(name)).ok();
+    if got.as_deref() == Some(Path::new(&expected)) {
+        return Ok(());
+    }
+    let pointed_at = got.map_or("nothing".to_string(), |path| format!("`{}`", path.display()));
+    tracing::warn!("the link `{name}` pointed at {pointed_at}; it points at `{expected}` now");
+    write::point(disk, checkpoints, name, step)
 }
 
 fn check_fits(path: &Path, state: &CheckpointState, identity: &Identity) -> Result<(), CheckpointError> {

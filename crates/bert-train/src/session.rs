@@ -3,19 +3,22 @@
 //! Owns when what happens. All ranks walk through it alike: every branch depends on the configuration or on a
 //! gathered control word.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use bert_coordinator::Coordinator;
 
 use crate::{
-    checkpoint::manifest::Best,
+    checkpoint::{disk::Disk, manifest::Best},
     config::Config,
     error::TrainError,
     metrics::MetricsFile,
     ranks::agree,
     report::Reporter,
     run_dir::RunDir,
-    saver::{self, Identity, Snapshot, check_equal_parameters},
+    saver::{
+        Identity, check_equal_parameters,
+        save::{Saver, Snapshot},
+    },
     screen::Screen,
     signals::StopFlag,
     step::StepReport,
@@ -44,6 +47,8 @@ pub struct Session<'a, T> {
     pub task: &'a T,
     /// The best evaluation so far, where the task chooses one.
     pub best: Option<Best>,
+    /// What checkpoints are written through.
+    pub disk: Arc<Disk>,
     /// What identifies the run.
     pub identity: Identity,
     /// The progress bar.
@@ -54,13 +59,26 @@ pub struct Session<'a, T> {
     pub is_debug: bool,
 }
 
-impl<T: Task> Session<'_, T> {
+impl<'a, T: Task> Session<'a, T> {
     /// Trains until the last step, a signal or an error.
     ///
     /// # Errors
     ///
     /// [`TrainError`], the same on every rank unless a rank is gone.
     pub fn train(&mut self, trainer: &mut Trainer<'_, T::Model>) -> Result<Outcome, TrainError> {
+        let mut saver = self.open_saver(trainer)?;
+        let outcome = self.train_and_save(trainer, &mut saver);
+        if let Err(error) = &outcome {
+            saver.rescue(error);
+        }
+        outcome
+    }
+
+    fn train_and_save(
+        &mut self,
+        trainer: &mut Trainer<'_, T::Model>,
+        saver: &mut Saver<'_>,
+    ) -> Result<Outcome, TrainError> {
         let mut reporter = self.open_reporter(trainer.num_steps)?;
         let last_step = self.last_step();
         let has_trained = trainer.num_steps < last_step;
@@ -76,6 +94,7 @@ impl<T: Task> Session<'_, T> {
             let is_logged =
                 is_last || self.is_debug || step.is_multiple_of(self.config.train.log_every_steps);
             local.wants_stop = self.stop.is_set();
+            local.save = saver.report();
             let report = trainer.step(&local, is_logged)?;
             note(&mut local, reporter.step(&report, is_logged, self.task.step_figures(&report.figures)));
             if self.is_debug {
@@ -85,11 +104,15 @@ impl<T: Task> Session<'_, T> {
                     report.seconds
                 );
             }
+            saver.advance(&report.saves)?;
             let is_evaluated = is_last || is_due(step, self.config.train.eval_every_steps);
             let is_best = is_evaluated && self.evaluate(trainer, &mut reporter, &mut local)?;
             let ends_early = report.wants_stop || report.failure.is_some();
             if is_last || ends_early || is_best || is_due(step, self.config.checkpoint.every_steps) {
-                self.save(trainer)?;
+                self.save(trainer, saver)?;
+            }
+            if is_last || ends_early {
+                saver.complete()?;
             }
             if ends_early && !is_last {
                 return end_early(report);
@@ -137,24 +160,29 @@ impl<T: Task> Session<'_, T> {
         Ok(true)
     }
 
-    fn save(&self, trainer: &Trainer<'_, T::Model>) -> Result<Option<PathBuf>, TrainError> {
+    fn open_saver(&self, trainer: &Trainer<'_, T::Model>) -> Result<Saver<'a>, TrainError> {
         if self.is_debug {
-            return Ok(None);
+            return Ok(Saver::idle(self.coordinator, &self.identity));
+        }
+        let run = (self.coordinator, self.config, &self.identity);
+        let disk = Arc::clone(&self.disk);
+        let saver = Saver::new(run, self.run_dir, disk, &trainer.model, self.task.tokenizer());
+        agree(self.coordinator, "start of the saver", saver)
+    }
+
+    fn save(&self, trainer: &Trainer<'_, T::Model>, saver: &mut Saver<'_>) -> Result<(), TrainError> {
+        if self.is_debug {
+            return Ok(());
         }
         let position = trainer.num_steps * self.config.train.global_batch_size as u64;
-        let snapshot = Snapshot {
+        saver.start(&Snapshot {
             model: &trainer.model,
             states: &trainer.states,
-            tokenizer: self.task.tokenizer(),
             step: trainer.num_steps,
             epoch: self.task.epoch_at(position)?,
             position,
             best: self.best.clone(),
-        };
-        let checkpoints = self.run_dir.checkpoints();
-        let path = saver::save(self.coordinator, self.config, &self.identity, &checkpoints, &snapshot)?;
-        tracing::info!("saved {}", path.display());
-        Ok(Some(path))
+        })
     }
 }
 

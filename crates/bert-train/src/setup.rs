@@ -13,7 +13,12 @@ use bert_data::{
 use bert_model::{BackendKind, ParameterLayout};
 
 use crate::{
-    checkpoint::{CheckpointState, manifest::Best, read},
+    checkpoint::{
+        CheckpointState,
+        disk::{Disk, FAULT_VARIABLE},
+        manifest::Best,
+        read,
+    },
     config::{Config, fingerprint},
     data_settings,
     device::Choice,
@@ -375,6 +380,8 @@ pub struct Progress {
     pub num_steps: u64,
     /// The best evaluation so far.
     pub best: Option<Best>,
+    /// What checkpoints are written through.
+    pub disk: Disk,
 }
 
 /// Optimizer state and completed steps: from a checkpoint, or zero.
@@ -392,14 +399,17 @@ pub fn resume<M: TaskModel>(
 ) -> Result<Progress, TrainError> {
     let mut states = zero_states(config, coordinator, model.layout());
     if is_debug {
-        return Ok(Progress { states, num_steps: 0, best: None });
+        return Ok(Progress { states, num_steps: 0, best: None, disk: Disk::default() });
     }
+    let fault = std::env::var(FAULT_VARIABLE).ok();
+    let disk = Disk::with_fault(fault.as_deref(), coordinator.world().rank()).map_err(TrainError::Usage);
+    let disk = agree(coordinator, FAULT_VARIABLE, disk)?;
     let checkpoints = run_dir.checkpoints();
-    let found = saver::find(coordinator, &config.checkpoint.resume, run_dir.root(), &checkpoints, identity)?;
+    let found = saver::find(coordinator, &config.checkpoint, run_dir.root(), &checkpoints, identity, &disk)?;
     let Some(Resumption { path, step, best }) = found else {
-        return Ok(Progress { states, num_steps: 0, best: None });
+        return Ok(Progress { states, num_steps: 0, best: None, disk });
     };
     saver::load(coordinator, &path, model, &mut states)?;
     tracing::info!("continuing after step {step} from {}", path.display());
-    Ok(Progress { states, num_steps: step, best })
+    Ok(Progress { states, num_steps: step, best, disk })
 }

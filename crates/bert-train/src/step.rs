@@ -11,6 +11,7 @@ use crate::{
     figures::{SlotFigures, sum_figures},
     optimizer::{Update, clip_factor, global_norm},
     phase::PhaseClock,
+    saver::report::SaveReport,
     schedule::learning_rate,
     task::TaskModel,
     trainer::{LocalState, Trainer},
@@ -44,6 +45,8 @@ pub struct StepReport {
     pub wants_stop: bool,
     /// A rank cannot go on after this step: exit code and reason.
     pub failure: Option<(i32, String)>,
+    /// How far each rank is with the save in the background.
+    pub saves: Vec<SaveReport>,
 }
 
 impl<M: TaskModel> Trainer<'_, M> {
@@ -101,6 +104,7 @@ impl<M: TaskModel> Trainer<'_, M> {
             seconds: self.last_seconds,
             wants_stop: words.iter().any(|word| word.wants_stop),
             failure: words.iter().find_map(|word| word.failure.clone()),
+            saves: words.iter().map(|word| word.save.clone()).collect(),
         }
     }
 

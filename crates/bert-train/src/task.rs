@@ -10,7 +10,10 @@ use std::{path::Path, sync::Arc};
 
 use bert_coordinator::Coordinator;
 use bert_data::{BatchSource, DataError, MicroBatch, Tokenizer};
-use bert_model::{BackendKind, GradientSink, ModelError, ParameterLayout, hf::HfError};
+use bert_model::{
+    BackendKind, GradientSink, ModelError, ParameterLayout,
+    hf::{FileSink, HfError},
+};
 use bert_random::Key;
 
 use crate::{
@@ -22,6 +25,10 @@ use crate::{
     metrics::{EvalLine, StepFigures},
     run_dir::RunDir,
 };
+
+/// Writes parameters, a slice per bucket in layout order, into an existing folder as Hugging Face reads them.
+pub type FolderWriter =
+    Box<dyn Fn(&mut dyn FileSink, &Path, &[Vec<f32>]) -> Result<(), HfError> + Send + Sync>;
 
 /// A model as the step loop and the checkpoints see it.
 pub trait TaskModel: Send + Sync {
@@ -47,14 +54,10 @@ pub trait TaskModel: Send + Sync {
         sink: &mut dyn GradientSink,
     ) -> Result<SlotFigures, ModelError>;
 
-    /// Writes the model into an existing folder as Hugging Face reads it.
-    ///
-    /// # Errors
-    ///
-    /// [`HfError`] if a file cannot be written.
-    fn save_folder(&self, folder: &Path) -> Result<(), HfError>;
+    /// What writes a model of this shape, on any thread.
+    fn folder_writer(&self) -> FolderWriter;
 
-    /// Reads the parameters of a folder that [`save_folder`](Self::save_folder) wrote.
+    /// Reads the parameters of a folder that the [`folder_writer`](Self::folder_writer) wrote.
     ///
     /// # Errors
     ///

@@ -16,6 +16,7 @@ use crate::{
     machine,
     optimizer::{BucketState, Update, update_bucket},
     phase::PhaseClock,
+    saver::report::SaveReport,
     step::count_batch,
     task::TaskModel,
 };
@@ -48,6 +49,8 @@ pub struct LocalState {
     pub wants_stop: bool,
     /// This rank cannot go on after the step: exit code and reason.
     pub failure: Option<(i32, String)>,
+    /// How far this rank is with the save in the background.
+    pub save: SaveReport,
 }
 
 /// Blocks of a bucket, from its tensors.
@@ -220,6 +223,7 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
             slots: outcome.unwrap_or_default(),
             block_norms: self.own_block_norms(slices),
             failure: model_failure.or(data_failure).or_else(|| local.failure.clone()),
+            save: local.save.clone(),
         }
     }
 

@@ -13,11 +13,15 @@ use tokenizers::processors::bert::BertProcessing;
 
 /// Writes the three files; see [`Tokenizer::save_vocab`].
 pub(super) fn save(tokenizer: &Tokenizer, dir: &Path) -> Result<(), DataError> {
+    files(tokenizer)?.iter().try_for_each(|(name, bytes)| write_atomically(&dir.join(name), bytes))
+}
+
+/// Names and contents of the three files; see [`Tokenizer::vocab_files`].
+pub(super) fn files(tokenizer: &Tokenizer) -> Result<Vec<(&'static str, Vec<u8>)>, DataError> {
     let mut vocab = tokenizer.tokens.join("\n");
     vocab.push('\n');
-    write_atomically(&dir.join("vocab.txt"), vocab.as_bytes())?;
 
-    let failed = |source| DataError::Tokenizer { action: "write", path: dir.join("tokenizer.json"), source };
+    let failed = |source| DataError::Tokenizer { action: "write", path: "tokenizer.json".into(), source };
     let special = tokenizer.special;
     let mut inner = tokenizer.inner.clone();
     inner.set_encode_special_tokens(false);
@@ -27,7 +31,6 @@ pub(super) fn save(tokenizer: &Tokenizer, dir: &Path) -> Result<(), DataError> {
     inner.with_decoder(Some(WordPieceDecoder::default()));
     inner.add_special_tokens(SPECIAL_TOKENS.map(|t| AddedToken::from(t, true))).map_err(failed)?;
     let json = inner.to_string(true).map_err(failed)?;
-    write_atomically(&dir.join("tokenizer.json"), json.as_bytes())?;
 
     let [pad, unk, cls, sep, mask] = SPECIAL_TOKENS;
     let config = serde_json::json!({
@@ -41,5 +44,10 @@ pub(super) fn save(tokenizer: &Tokenizer, dir: &Path) -> Result<(), DataError> {
         "sep_token": sep,
         "mask_token": mask,
     });
-    write_atomically(&dir.join("tokenizer_config.json"), format!("{config:#}\n").as_bytes())
+    let config = format!("{config:#}\n");
+    Ok(vec![
+        ("vocab.txt", vocab.into_bytes()),
+        ("tokenizer.json", json.into_bytes()),
+        ("tokenizer_config.json", config.into_bytes()),
+    ])
 }

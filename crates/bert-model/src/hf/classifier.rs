@@ -9,7 +9,7 @@ use bert_random::Key;
 use serde_json::{Map, Value, json};
 
 use super::{
-    CONFIG_FILE, ConfigFile, HfError, Source, TENSOR_FILE,
+    CONFIG_FILE, ConfigFile, FileSink, HfError, PlainFiles, Source, TENSOR_FILE,
     assign::{self, Assigned, Rules},
     safetensors_file,
     tensor_index::TensorIndex,
@@ -33,6 +33,20 @@ const PROBLEM: &str = "single_label_classification";
 pub fn save_classifier_folder(
     folder: &Path,
     config: &ClassifierConfig,
+    read_bucket: impl FnMut(usize, &mut [f32]),
+) -> Result<(), HfError> {
+    save_classifier_folder_to(&mut PlainFiles, folder, config, read_bucket)
+}
+
+/// As [`save_classifier_folder`], with files that `sink` makes.
+///
+/// # Errors
+///
+/// As [`save_classifier_folder`].
+pub fn save_classifier_folder_to(
+    sink: &mut dyn FileSink,
+    folder: &Path,
+    config: &ClassifierConfig,
     mut read_bucket: impl FnMut(usize, &mut [f32]),
 ) -> Result<(), HfError> {
     let path = folder.join(CONFIG_FILE);
@@ -51,9 +65,9 @@ pub fn save_classifier_folder(
     });
     let more = more.as_object().cloned().unwrap_or_default();
     let file = ConfigFile::of_model(&path, &config.model)?;
-    file.for_architecture("BertForSequenceClassification", &more).write(&path)?;
+    file.for_architecture("BertForSequenceClassification", &more).write(&path, sink)?;
     let layout = ParameterLayout::for_classifier(&config.model, config.labels.len());
-    safetensors_file::write(&folder.join(TENSOR_FILE), &layout, &mut read_bucket)
+    safetensors_file::write(&folder.join(TENSOR_FILE), &layout, &mut read_bucket, sink)
 }
 
 /// Reads the configuration of a classifier only.

@@ -5,13 +5,12 @@
 
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
 };
 
 use serde_json::{Map, Value, json};
 
-use super::{HfError, safetensors_file::write_synced};
+use super::{FileSink, HfError, safetensors_file::write_synced};
 use crate::config::{HiddenAct, ModelConfig};
 
 /// Keys that would make another network; each with the only value this crate builds.
@@ -96,8 +95,8 @@ impl ConfigFile {
     }
 
     /// Writes the file and syncs it; a file that was read and not changed is written byte by byte as it was.
-    pub(crate) fn write(&self, path: &Path) -> Result<(), HfError> {
-        write_synced(path, |file| file.write_all(self.text.as_bytes()))
+    pub(crate) fn write(&self, path: &Path, sink: &mut dyn FileSink) -> Result<(), HfError> {
+        write_synced(sink, path, &mut |file| file.write_all(self.text.as_bytes()))
     }
 
     /// A configuration that `transformers` reads as `BertForPreTraining`.

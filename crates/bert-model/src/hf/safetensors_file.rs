@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{self, BufReader, BufWriter, Read, Write},
+    io::{self, BufReader, Read, Write},
     path::Path,
 };
 
@@ -15,7 +15,7 @@ use safetensors::{
 };
 
 use super::{
-    HfError,
+    FileSink, Fill, HfError,
     tensor_index::{ElementType, StoredTensor},
 };
 use crate::layout::ParameterLayout;
@@ -31,9 +31,10 @@ pub(super) fn write(
     path: &Path,
     layout: &ParameterLayout,
     read_bucket: &mut dyn FnMut(usize, &mut [f32]),
+    sink: &mut dyn FileSink,
 ) -> Result<(), HfError> {
     let header = header(layout).map_err(|source| HfError::Format { path: path.into(), source })?;
-    write_synced(path, |file| {
+    write_synced(sink, path, &mut |file| {
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
         for (bucket_idx, bucket) in layout.buckets.iter().enumerate() {
@@ -46,16 +47,8 @@ pub(super) fn write(
 }
 
 /// Creates a file, fills it and syncs it.
-pub(super) fn write_synced(
-    path: &Path,
-    fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
-) -> Result<(), HfError> {
-    let write = || {
-        let mut file = BufWriter::new(File::create(path)?);
-        fill(&mut file)?;
-        file.into_inner()?.sync_all()
-    };
-    write().map_err(|source| HfError::Io { action: "write", path: path.into(), source })
+pub(super) fn write_synced(sink: &mut dyn FileSink, path: &Path, fill: &mut Fill<'_>) -> Result<(), HfError> {
+    sink.file(path, fill).map_err(|source| HfError::Io { action: "write", path: path.into(), source })
 }
 
 fn header(layout: &ParameterLayout) -> Result<Vec<u8>, SafeTensorError> {
@@ -74,7 +67,7 @@ fn header(layout: &ParameterLayout) -> Result<Vec<u8>, SafeTensorError> {
     Ok(header)
 }
 
-fn write_values(file: &mut impl Write, values: &[f32]) -> io::Result<()> {
+fn write_values(file: &mut dyn Write, values: &[f32]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(4 * CHUNK_LEN);
     for chunk in values.chunks(CHUNK_LEN) {
         bytes.clear();

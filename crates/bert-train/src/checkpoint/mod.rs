@@ -1,9 +1,10 @@
 //! Checkpoints: complete or not there.
 //!
 //! Owns the folder `checkpoints/step-NNNNNNNNN`: [`manifest`] says what is in it and proves it, [`write`](mod@write)
-//! makes it, [`read`] finds and loads it, [`hash`] names the weights independently of files and ranks. Knows no
+//! makes it through [`disk`], [`read`] finds and loads it, [`hash`] names the weights independently of files and ranks. Knows no
 //! communicator: who writes what is decided in [`crate::saver`].
 
+pub mod disk;
 pub mod hash;
 pub mod manifest;
 pub mod moments;
@@ -28,7 +29,7 @@ pub const BEST: &str = "best";
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say what each field is")]
 pub enum CheckpointError {
-    #[error("{step} `{path}`")]
+    #[error("{step} `{path}`{}", advice(source))]
     Io {
         step: &'static str,
         path: PathBuf,
@@ -37,6 +38,10 @@ pub enum CheckpointError {
     },
     #[error("checkpoint file `{path}` is damaged: {what}, expected {expected}, got {got}")]
     Damaged { path: PathBuf, what: &'static str, expected: String, got: String },
+    #[error(
+        "checkpoint file `{path}` is not where rank 0 looks for it ({problem}); all ranks must share the file system of run.dir"
+    )]
+    NotShared { path: PathBuf, problem: String },
     #[error("checkpoint file `{path}` cannot be read: {message}")]
     Format { path: PathBuf, message: String },
     #[error(
@@ -56,13 +61,26 @@ impl CheckpointError {
     #[must_use]
     pub fn exit_code(&self) -> i32 {
         match self {
-            Self::Io { .. } => EXIT_FAILURE,
+            Self::Io { .. } | Self::NotShared { .. } => EXIT_FAILURE,
             Self::NotThere { .. } => EXIT_CONFIG,
             Self::Damaged { .. }
             | Self::Format { .. }
             | Self::NoneVerified { .. }
             | Self::Mismatch { .. } => EXIT_DAMAGED,
         }
+    }
+}
+
+/// What to do about an I/O error, where that is known.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            " (free space there or lower checkpoint.keep_last, then run the same command again)"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            " (check the permissions of run.dir, then run the same command again)"
+        }
+        _ => "",
     }
 }
 

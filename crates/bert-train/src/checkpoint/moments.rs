@@ -11,21 +11,42 @@ use std::{
 };
 
 use bert_model::{ParameterLayout, ParameterSpec};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{
+    Dtype, SafeTensorError, SafeTensors,
+    tensor::{Metadata, TensorInfo},
+};
 
-use super::{CheckpointError, io_error};
+use super::{CheckpointError, disk::Folder, io_error};
 use crate::optimizer::BucketState;
 
 /// The two moments.
 const MOMENTS: [&str; 2] = ["first_moment", "second_moment"];
+
+/// Own ranges of all buckets: a piece of a parameter with its moments, as slices.
+type Pieces<'a> = Vec<(String, &'a [f32])>;
 
 /// Writes the own ranges of all buckets to `path` and waits until they are on disk.
 ///
 /// # Errors
 ///
 /// [`CheckpointError::Io`] or [`CheckpointError::Format`].
-pub fn write(path: &Path, layout: &ParameterLayout, states: &[BucketState]) -> Result<(), CheckpointError> {
-    let mut tensors: Vec<(String, TensorView<'_>)> = Vec::new();
+pub(crate) fn write(
+    folder: &mut Folder<'_>,
+    path: &Path,
+    layout: &ParameterLayout,
+    states: &[BucketState],
+) -> Result<(), CheckpointError> {
+    let pieces = pieces(layout, states);
+    let header = header(&pieces).map_err(|error| format_error(path, &error))?;
+    folder.write(path, &mut |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        pieces.iter().try_for_each(|(_, values)| file.write_all(bytemuck::cast_slice(values)))
+    })
+}
+
+fn pieces<'a>(layout: &ParameterLayout, states: &'a [BucketState]) -> Pieces<'a> {
+    let mut pieces = Vec::new();
     for (bucket, state) in layout.buckets.iter().zip(states) {
         for parameter in &bucket.parameters {
             let part = overlap(&extent(parameter), &state.range);
@@ -35,16 +56,26 @@ pub fn write(path: &Path, layout: &ParameterLayout, states: &[BucketState]) -> R
             let own = part.start - state.range.start..part.end - state.range.start;
             for (moment, values) in MOMENTS.iter().zip([&state.first_moment, &state.second_moment]) {
                 let name = format!("{}/{}/{moment}", parameter.name, part.start - parameter.offset);
-                let bytes = bytemuck::cast_slice(&values[own.clone()]);
-                let view = TensorView::new(Dtype::F32, vec![own.len()], bytes)
-                    .map_err(|error| format_error(path, &error))?;
-                tensors.push((name, view));
+                pieces.push((name, &values[own.clone()]));
             }
         }
     }
-    let bytes = safetensors::serialize(tensors, None).map_err(|error| format_error(path, &error))?;
-    fs::write(path, bytes).map_err(io_error("cannot write", path))?;
-    fs::File::open(path).and_then(|file| file.sync_all()).map_err(io_error("cannot write", path))
+    pieces
+}
+
+/// The header of a safetensors file with these pieces one after the other.
+fn header(pieces: &Pieces<'_>) -> Result<Vec<u8>, SafeTensorError> {
+    let mut start = 0;
+    let mut tensors = Vec::with_capacity(pieces.len());
+    for (name, values) in pieces {
+        let end = start + size_of_val(*values);
+        let info = TensorInfo { dtype: Dtype::F32, shape: vec![values.len()], data_offsets: (start, end) };
+        tensors.push((name.clone(), info));
+        start = end;
+    }
+    let mut header = serde_json::to_vec(&Metadata::new(None, tensors)?)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok(header)
 }
 
 /// Fills the own ranges of all buckets from the files of a checkpoint.
@@ -144,6 +175,11 @@ mod tests {
     use bert_model::BucketLayout;
 
     use super::*;
+    use crate::checkpoint::disk::Disk;
+
+    fn write_plainly(path: &Path, states: &[BucketState]) {
+        write(&mut Folder::new(&Disk::default(), Path::new("")), path, &layout(), states).unwrap();
+    }
 
     fn layout() -> ParameterLayout {
         let parameter = |name: &str, offset, num_elements| ParameterSpec {
@@ -189,7 +225,7 @@ mod tests {
         for (rank, path) in files.iter().enumerate() {
             let mut written = states(&two, rank);
             fill(&mut written);
-            write(path, &layout(), &written).unwrap();
+            write_plainly(path, &written);
         }
         for bounds in [[vec![0, 10], vec![0, 11]], [vec![0, 3, 9, 10], vec![0, 1, 8, 11]]] {
             for rank in 0..bounds[0].len() - 1 {
@@ -208,7 +244,7 @@ mod tests {
     fn a_missing_file_leaves_a_gap_that_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rank-0");
-        write(&path, &layout(), &states(&[vec![0, 4, 10], vec![0, 5, 11]], 0)).unwrap();
+        write_plainly(&path, &states(&[vec![0, 4, 10], vec![0, 5, 11]], 0));
         let mut whole = states(&[vec![0, 10], vec![0, 11]], 0);
         let error = read(&[path], &layout(), &mut whole).unwrap_err();
         assert!(error.to_string().contains("20 for bucket `first`"), "{error}");

@@ -1,21 +1,28 @@
-//! Writing a checkpoint: temporary sibling, files on disk, manifest last, rename, link.
+//! Writing a checkpoint: temporary sibling, files on disk, manifest last, rename, links, retention.
 //!
 //! Owns the order of these steps. A kill at any point leaves either the old set of checkpoints or the old set and
-//! one more; a temporary folder that a kill left behind is removed at the next save.
+//! one more; what it left behind is removed at the next start. What is deleted loses its name first, so a folder
+//! that is half there is never found under the name of a checkpoint.
 
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{
-    BEST, CheckpointError, CheckpointState, LATEST, STATE_FILE, io_error,
-    manifest::{files_below, sorted_entries},
+    BEST, CheckpointError, CheckpointState, FileEntry, LATEST, STATE_FILE,
+    disk::{Disk, Folder},
+    manifest::sorted_entries,
     read,
 };
 
-/// Prefix of unfinished folders.
-const TEMPORARY_PREFIX: &str = ".unfinished-";
+/// Prefix of folders that are being written.
+const UNFINISHED_PREFIX: &str = ".unfinished-";
+/// Prefix of folders that are being deleted.
+const DELETED_PREFIX: &str = ".deleted-";
+/// Suffix of links that are being made.
+const LINK_SUFFIX: &str = ".new";
+/// Folder of the model in a checkpoint.
+pub(crate) const MODEL: &str = "model";
+/// Folder of the moments in a checkpoint.
+pub(crate) const OPTIMIZER: &str = "optimizer";
 
 /// Folder name of the checkpoint after `step` updates.
 #[must_use]
@@ -26,36 +33,40 @@ pub fn folder_name(step: u64) -> String {
 /// Where the files of an unfinished checkpoint go.
 #[must_use]
 pub fn temporary_folder(checkpoints: &Path, step: u64) -> PathBuf {
-    checkpoints.join(format!("{TEMPORARY_PREFIX}{}", folder_name(step)))
+    checkpoints.join(format!("{UNFINISHED_PREFIX}{}", folder_name(step)))
 }
 
-/// Makes an empty temporary folder with its sub-folders; removes what a kill left behind.
+/// Makes the sub-folders of the temporary folder that this rank writes into; any rank may come first.
 ///
 /// # Errors
 ///
 /// [`CheckpointError::Io`].
-pub fn begin(checkpoints: &Path, step: u64) -> Result<PathBuf, CheckpointError> {
-    remove_unfinished(checkpoints)?;
+pub fn begin(disk: &Disk, checkpoints: &Path, step: u64, names: &[&str]) -> Result<PathBuf, CheckpointError> {
     let folder = temporary_folder(checkpoints, step);
-    for path in [folder.join("model"), folder.join("optimizer")] {
-        fs::create_dir_all(&path).map_err(io_error("cannot create", &path))?;
-    }
+    names.iter().try_for_each(|name| disk.create_folder(&folder.join(name)))?;
     Ok(folder)
 }
 
-/// Removes every unfinished folder.
+/// Removes what a kill or a failure left behind: unfinished and half-deleted folders, links that were being made.
+/// Returns their names.
 ///
 /// # Errors
 ///
 /// [`CheckpointError::Io`].
-pub fn remove_unfinished(checkpoints: &Path) -> Result<(), CheckpointError> {
+pub fn clean(disk: &Disk, checkpoints: &Path) -> Result<Vec<String>, CheckpointError> {
+    let mut removed = Vec::new();
     for path in sorted_entries(checkpoints)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(TEMPORARY_PREFIX) {
-            fs::remove_dir_all(&path).map_err(io_error("cannot remove the unfinished checkpoint", &path))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with(UNFINISHED_PREFIX) || name.starts_with(DELETED_PREFIX) {
+            disk.remove_folder(&path)?;
+        } else if [LATEST, BEST].iter().any(|link| name == format!("{link}{LINK_SUFFIX}")) {
+            disk.remove_file(&path)?;
+        } else {
+            continue;
         }
+        removed.push(name);
     }
-    Ok(())
+    Ok(removed)
 }
 
 /// Seals the temporary folder with its manifest and gives it its final name; returns that path.
@@ -64,53 +75,50 @@ pub fn remove_unfinished(checkpoints: &Path) -> Result<(), CheckpointError> {
 ///
 /// [`CheckpointError`]; the temporary folder then stays unfinished and no other checkpoint has changed.
 pub fn finish(
+    disk: &Disk,
     checkpoints: &Path,
     temporary: &Path,
     state: CheckpointState,
 ) -> Result<PathBuf, CheckpointError> {
     let target = checkpoints.join(folder_name(state.step));
     let state = state.seal(temporary)?;
-    sync_all_below(temporary)?;
-    write_state(temporary, &state)?;
-    sync_folder(temporary)?;
+    state.files.iter().try_for_each(|entry| check_visible(temporary, entry))?;
+    for name in [MODEL, OPTIMIZER] {
+        disk.sync_folder(&temporary.join(name))?;
+    }
+    write_state(disk, temporary, &state)?;
+    disk.sync_folder(temporary)?;
     if CheckpointState::verify(&target).is_ok() {
         // The same step again, because the run was resumed before it: the weights are equal, so the one that
         // is there stays, and no moment exists in which neither is.
-        fs::remove_dir_all(temporary).map_err(io_error("cannot remove", temporary))?;
-        point(checkpoints, LATEST, state.step)?;
+        disk.remove_folder(temporary)?;
+        point(disk, checkpoints, LATEST, state.step)?;
         return Ok(target);
     }
-    if target.exists() {
-        fs::remove_dir_all(&target).map_err(io_error("cannot replace the damaged", &target))?;
-    }
-    fs::rename(temporary, &target).map_err(io_error("cannot finish", &target))?;
-    sync_folder(checkpoints)?;
-    point(checkpoints, LATEST, state.step)?;
+    let damaged = if target.exists() { Some(take_name(disk, &target)?) } else { None };
+    disk.rename(temporary, &target)?;
+    disk.sync_folder(checkpoints)?;
+    point(disk, checkpoints, LATEST, state.step)?;
+    damaged.map_or(Ok(()), |path| disk.remove_folder(&path))?;
     Ok(target)
 }
 
-fn write_state(folder: &Path, state: &CheckpointState) -> Result<(), CheckpointError> {
+/// Rank 0 sees the file that some rank wrote, in its whole length.
+fn check_visible(folder: &Path, entry: &FileEntry) -> Result<(), CheckpointError> {
+    let path = folder.join(&entry.path);
+    let problem = match path.metadata() {
+        Ok(data) if data.len() == entry.num_bytes => return Ok(()),
+        Ok(data) => format!("expected {} bytes, got {}", entry.num_bytes, data.len()),
+        Err(error) => error.to_string(),
+    };
+    Err(CheckpointError::NotShared { path, problem })
+}
+
+fn write_state(disk: &Disk, folder: &Path, state: &CheckpointState) -> Result<(), CheckpointError> {
     let path = folder.join(STATE_FILE);
     let json = serde_json::to_vec_pretty(state)
         .map_err(|error| CheckpointError::Format { path: path.clone(), message: error.to_string() })?;
-    fs::write(&path, json).map_err(io_error("cannot write", &path))?;
-    sync_file(&path)
-}
-
-fn sync_file(path: &Path) -> Result<(), CheckpointError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(io_error("cannot flush to disk", path))
-}
-
-fn sync_folder(path: &Path) -> Result<(), CheckpointError> {
-    sync_file(path)
-}
-
-fn sync_all_below(folder: &Path) -> Result<(), CheckpointError> {
-    for path in files_below(folder)? {
-        sync_file(&path)?;
-    }
-    sync_folder(&folder.join("model"))?;
-    sync_folder(&folder.join("optimizer"))
+    Folder::new(disk, folder).write(&path, &mut |file| file.write_all(&json))
 }
 
 /// Lets the link `name` point at the checkpoint of `step`, by a rename.
@@ -118,50 +126,86 @@ fn sync_all_below(folder: &Path) -> Result<(), CheckpointError> {
 /// # Errors
 ///
 /// [`CheckpointError::Io`].
-pub fn point(checkpoints: &Path, name: &str, step: u64) -> Result<(), CheckpointError> {
-    let sibling = checkpoints.join(format!("{name}.new"));
+pub fn point(disk: &Disk, checkpoints: &Path, name: &str, step: u64) -> Result<(), CheckpointError> {
+    let sibling = checkpoints.join(format!("{name}{LINK_SUFFIX}"));
     if sibling.symlink_metadata().is_ok() {
-        fs::remove_file(&sibling).map_err(io_error("cannot replace", &sibling))?;
+        disk.remove_file(&sibling)?;
     }
-    std::os::unix::fs::symlink(folder_name(step), &sibling).map_err(io_error("cannot link", &sibling))?;
-    fs::rename(&sibling, checkpoints.join(name)).map_err(io_error("cannot link", &sibling))?;
-    sync_folder(checkpoints)
+    disk.link(&folder_name(step), &sibling)?;
+    disk.rename(&sibling, &checkpoints.join(name))?;
+    disk.sync_folder(checkpoints)
 }
 
-/// Deletes all but the newest `keep_last` checkpoints, once the newest one has been read back and verified. The one
-/// that the link `best` points at stays.
+/// Takes the name of a checkpoint from a folder that is to be deleted.
+fn take_name(disk: &Disk, path: &Path) -> Result<PathBuf, CheckpointError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let nameless = path.with_file_name(format!("{DELETED_PREFIX}{name}"));
+    if nameless.exists() {
+        disk.remove_folder(&nameless)?;
+    }
+    disk.rename(path, &nameless)?;
+    Ok(nameless)
+}
+
+/// Deletes all but the newest `keep_last` checkpoints up to `step`, once that of `step` has been read back and
+/// verified. The one that the link `best` points at stays, and so do those of later steps: they were passed over
+/// when the run was resumed, and are replaced when training comes to them again.
 ///
 /// # Errors
 ///
-/// [`CheckpointError`] if the newest one is damaged (then nothing is deleted) or a folder cannot be removed.
-pub fn retain(checkpoints: &Path, keep_last: usize) -> Result<(), CheckpointError> {
-    let found = read::list(checkpoints)?;
+/// [`CheckpointError`] if the one of `step` is damaged (then nothing is deleted) or a folder cannot be removed.
+pub fn retain(disk: &Disk, checkpoints: &Path, keep_last: usize, step: u64) -> Result<(), CheckpointError> {
+    let newest = checkpoints.join(folder_name(step));
+    let mut found = read::list(checkpoints)?;
+    let Some(newest_idx) = found.iter().position(|path| *path == newest) else { return Ok(()) };
+    found.truncate(newest_idx + 1);
     if found.len() <= keep_last {
         return Ok(());
     }
-    if let Some(newest) = found.last() {
-        CheckpointState::verify(newest)?;
-    }
-    let best = fs::read_link(checkpoints.join(BEST)).ok();
+    CheckpointState::verify(&newest)?;
+    let best = std::fs::read_link(checkpoints.join(BEST)).ok();
     let is_best = |path: &PathBuf| {
         path.file_name().is_some() && path.file_name() == best.as_ref().and_then(|best| best.file_name())
     };
     for path in found[..found.len() - keep_last.max(1)].iter().filter(|path| !is_best(path)) {
-        fs::remove_dir_all(path).map_err(io_error("cannot remove the old checkpoint", path))?;
+        let nameless = take_name(disk, path)?;
+        disk.remove_folder(&nameless)?;
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::checkpoint::manifest::tests::small_checkpoint;
 
-    fn save(checkpoints: &Path, step: u64) -> PathBuf {
-        let temporary = begin(checkpoints, step).unwrap();
-        let state = small_checkpoint(&temporary, step);
+    /// Rename, three files, three folders: what deleting a small checkpoint takes.
+    const POINTS_OF_A_REMOVAL: u64 = 7;
+
+    fn try_save(disk: &Disk, checkpoints: &Path, step: u64) -> Result<PathBuf, CheckpointError> {
+        clean(disk, checkpoints)?;
+        let temporary = begin(disk, checkpoints, step, &[MODEL, OPTIMIZER])?;
+        let mut state = small_checkpoint(&temporary, step);
         fs::remove_file(temporary.join(STATE_FILE)).unwrap();
-        finish(checkpoints, &temporary, state).unwrap()
+        let mut folder = Folder::new(disk, &temporary);
+        folder.write(&temporary.join("model/more"), &mut |file| file.write_all(b"more"))?;
+        state.files.append(&mut folder.entries);
+        finish(disk, checkpoints, &temporary, state)
+    }
+
+    fn save(checkpoints: &Path, step: u64) -> PathBuf {
+        try_save(&Disk::default(), checkpoints, step).unwrap()
+    }
+
+    fn retain_plainly(checkpoints: &Path, keep_last: usize, step: u64) -> Result<(), CheckpointError> {
+        retain(&Disk::default(), checkpoints, keep_last, step)
+    }
+
+    fn steps(checkpoints: &Path) -> Vec<u64> {
+        let verified = |path: &PathBuf| CheckpointState::verify(path).unwrap().step;
+        read::list(checkpoints).unwrap().iter().map(verified).collect()
     }
 
     #[test]
@@ -174,12 +218,69 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_folder_is_no_checkpoint_and_is_removed_at_the_next_save() {
+    fn an_unfinished_folder_is_no_checkpoint_and_is_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let unfinished = begin(dir.path(), 3).unwrap();
+        let unfinished = begin(&Disk::default(), dir.path(), 3, &[MODEL]).unwrap();
+        fs::create_dir_all(dir.path().join(".deleted-step-000000001/model")).unwrap();
+        std::os::unix::fs::symlink("step-000000003", dir.path().join("latest.new")).unwrap();
         assert!(read::list(dir.path()).unwrap().is_empty());
-        save(dir.path(), 4);
+        let removed = clean(&Disk::default(), dir.path()).unwrap();
+        assert_eq!(removed, [".deleted-step-000000001", ".unfinished-step-000000003", "latest.new"]);
         assert!(!unfinished.exists());
+        assert!(sorted_entries(dir.path()).unwrap().is_empty());
+    }
+
+    /// Whatever fails, and wherever: what was complete before is complete and found, the best one stays, and the next
+    /// save goes well.
+    #[test]
+    fn an_error_at_any_point_loses_nothing() {
+        let attempt = |disk: &Disk, checkpoints: &Path, best: u64| {
+            try_save(disk, checkpoints, 5)?;
+            point(disk, checkpoints, BEST, best)?;
+            retain(disk, checkpoints, 1, 5)
+        };
+        let prepared = || {
+            let dir = tempfile::tempdir().unwrap();
+            for step in [1, 2, 3] {
+                save(dir.path(), step);
+            }
+            point(&Disk::default(), dir.path(), BEST, 2).unwrap();
+            dir
+        };
+        let counting = Disk::default();
+        attempt(&counting, prepared().path(), 5).unwrap();
+        let num_points = counting.num_points();
+        assert!(num_points > 30, "{num_points}");
+        for (kind, best, at_the_end) in [("enospc", 5, vec![5]), ("eio", 2, vec![2, 5])] {
+            let num_points = if best == 2 { num_points - POINTS_OF_A_REMOVAL } else { num_points };
+            for number in 1..=num_points {
+                let dir = prepared();
+                let error = attempt(&Disk::failing(number, kind), dir.path(), best).unwrap_err();
+                assert!(error.to_string().contains(&*dir.path().to_string_lossy()), "{error}");
+                let found = read::newest_verified(dir.path()).unwrap().unwrap();
+                assert!(found.passed_over.is_empty(), "point {number}: {:?}", found.passed_over);
+                let left = steps(dir.path());
+                assert!(left == [1, 2, 3] || left.contains(&5), "point {number}: {left:?}");
+                let best_now = CheckpointState::verify(&dir.path().join(BEST)).unwrap().step;
+                assert!([2, best].contains(&best_now), "point {number}: {best_now}");
+                attempt(&Disk::default(), dir.path(), best).unwrap();
+                assert_eq!(steps(dir.path()), at_the_end, "point {number}");
+                let num_links = 2;
+                assert_eq!(sorted_entries(dir.path()).unwrap().len(), at_the_end.len() + num_links);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_another_rank_wrote_elsewhere_is_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let temporary = begin(&Disk::default(), dir.path(), 5, &[MODEL, OPTIMIZER]).unwrap();
+        let mut state = small_checkpoint(&temporary, 5);
+        let path = "optimizer/rank-00001.safetensors".to_string();
+        state.files.push(FileEntry { path, num_bytes: 1, blake3: String::new() });
+        let error = finish(&Disk::default(), dir.path(), &temporary, state).unwrap_err();
+        assert!(error.to_string().contains("rank-00001") && error.to_string().contains("share"), "{error}");
+        assert!(read::list(dir.path()).unwrap().is_empty());
     }
 
     #[test]
@@ -188,9 +289,8 @@ mod tests {
         for step in [1, 2, 3, 10] {
             save(dir.path(), step);
         }
-        retain(dir.path(), 2).unwrap();
-        let names: Vec<_> = read::list(dir.path()).unwrap();
-        assert_eq!(names, [dir.path().join("step-000000003"), dir.path().join("step-000000010")]);
+        retain_plainly(dir.path(), 2, 10).unwrap();
+        assert_eq!(steps(dir.path()), [3, 10]);
     }
 
     #[test]
@@ -199,11 +299,10 @@ mod tests {
         for step in [1, 2, 3] {
             save(dir.path(), step);
         }
-        point(dir.path(), BEST, 3).unwrap();
-        point(dir.path(), BEST, 1).unwrap();
-        retain(dir.path(), 1).unwrap();
-        let names: Vec<_> = read::list(dir.path()).unwrap();
-        assert_eq!(names, [dir.path().join("step-000000001"), dir.path().join("step-000000003")]);
+        point(&Disk::default(), dir.path(), BEST, 3).unwrap();
+        point(&Disk::default(), dir.path(), BEST, 1).unwrap();
+        retain_plainly(dir.path(), 1, 3).unwrap();
+        assert_eq!(steps(dir.path()), [1, 3]);
         assert_eq!(CheckpointState::verify(&dir.path().join(BEST)).unwrap().step, 1);
     }
 
@@ -214,8 +313,23 @@ mod tests {
             save(dir.path(), step);
         }
         fs::write(dir.path().join("step-000000003/weights"), [0, 0, 0]).unwrap();
-        assert!(retain(dir.path(), 1).is_err());
+        assert!(retain_plainly(dir.path(), 1, 3).is_err());
         assert_eq!(read::list(dir.path()).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_damaged_later_checkpoint_does_not_stand_in_the_way_of_retention() {
+        let dir = tempfile::tempdir().unwrap();
+        for step in [1, 2, 9] {
+            save(dir.path(), step);
+        }
+        let damaged = dir.path().join("step-000000009/weights");
+        fs::write(&damaged, [0, 0, 0]).unwrap();
+        // Resumed after step 2, since that of step 9 is damaged.
+        save(dir.path(), 3);
+        retain_plainly(dir.path(), 1, 3).unwrap();
+        fs::write(&damaged, [1, 2, 3]).unwrap();
+        assert_eq!(steps(dir.path()), [3, 9]);
     }
 
     #[test]
@@ -227,5 +341,6 @@ mod tests {
         fs::write(path.join("weights"), [9]).unwrap();
         save(dir.path(), 5);
         assert_eq!(CheckpointState::verify(&path).unwrap().step, 5);
+        assert_eq!(sorted_entries(dir.path()).unwrap().len(), 2);
     }
 }

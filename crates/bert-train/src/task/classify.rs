@@ -15,12 +15,11 @@ use bert_data::{
 };
 use bert_model::{
     BackendKind, ClassifierConfig, ClassifyBatch, ClassifyModel, GradientSink, ModelError, ParameterLayout,
-    TokenBatch,
-    hf::{self, HfError},
+    TokenBatch, hf,
 };
 use bert_random::{Key, Purpose};
 
-use super::{Conclusion, Evaluation, Task, TaskModel, pretrain::inverse};
+use super::{Conclusion, Evaluation, FolderWriter, Task, TaskModel, pretrain::inverse};
 use crate::{
     checkpoint::{BEST, manifest::Best},
     class_metrics::ClassMetrics,
@@ -318,8 +317,12 @@ impl TaskModel for ClassifyModel {
         Ok(self.train_micro_batch(&batch, dropout, inverse(counts.num_rows), sink)?.into())
     }
 
-    fn save_folder(&self, folder: &Path) -> Result<(), HfError> {
-        hf::save_classifier_folder(folder, self.config(), |idx, values| self.read_bucket(idx, values))
+    fn folder_writer(&self) -> FolderWriter {
+        let config = self.config().clone();
+        Box::new(move |sink, folder, buckets| {
+            let copy = |idx: usize, values: &mut [f32]| values.copy_from_slice(&buckets[idx]);
+            hf::save_classifier_folder_to(sink, folder, &config, copy)
+        })
     }
 
     fn read_folder(&self, folder: &Path) -> Result<Vec<Vec<f32>>, TrainError> {

@@ -8,11 +8,11 @@ use bert_coordinator::Coordinator;
 use bert_data::{DataError, MicroBatch, PretrainData, Tokenizer, describe_row};
 use bert_model::{
     BackendKind, GradientSink, LossScale, ModelError, ParameterLayout, PretrainBatch, PretrainModel,
-    hf::{self, Allowed, HfError, Source},
+    hf::{self, Allowed, Source},
 };
 use bert_random::{Key, Purpose};
 
-use super::{Conclusion, Evaluation, Task, TaskModel};
+use super::{Conclusion, Evaluation, FolderWriter, Task, TaskModel};
 use crate::{
     checkpoint::manifest::Best,
     config::Config,
@@ -143,8 +143,11 @@ impl TaskModel for PretrainModel {
         Ok(self.train_micro_batch(&view(batch), dropout, loss_scale(counts), sink)?.into())
     }
 
-    fn save_folder(&self, folder: &Path) -> Result<(), HfError> {
-        hf::save_folder(folder, self.config(), |idx, values| self.read_bucket(idx, values))
+    fn folder_writer(&self) -> FolderWriter {
+        let config = self.config().clone();
+        Box::new(move |sink, folder, buckets| {
+            hf::save_folder_to(sink, folder, &config, |idx, values| values.copy_from_slice(&buckets[idx]))
+        })
     }
 
     fn read_folder(&self, folder: &Path) -> Result<Vec<Vec<f32>>, TrainError> {
