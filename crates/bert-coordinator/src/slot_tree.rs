@@ -7,7 +7,7 @@
 //! Nothing here scales, averages or sends.
 
 /// Elements summed per pass by [`rank_tree_sum`]: all ranks' parts stay in the cache.
-const PASS_LEN: usize = 4096;
+pub(crate) const PASS_LEN: usize = 4096;
 
 /// A finished subtree: the sum over `2^height` neighbouring slots.
 struct Subtree {

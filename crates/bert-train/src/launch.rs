@@ -73,6 +73,9 @@ pub fn run_rank(
     }
     let backend = device::choose(config.device.backend, device::local_rank(|name| env::var(name).ok()))?;
     tracing::info!("backend {}: {}", backend.kind, backend.reason);
+    if let Some(dependence) = config.rank_dependence(world.num_ranks()) {
+        tracing::warn!("{dependence}");
+    }
     let num_local_ranks = num_local_ranks(launcher, world.num_ranks());
     let num_threads = setup::start_threads(config, backend.kind, num_local_ranks, is_debug)?;
     let machine = MachineUse { backend, num_threads };
