@@ -28,7 +28,14 @@ pub enum Launch {
     Thread(ThreadCommunicator),
     /// Ranks are processes under an MPI launcher. Needs the feature `mpi`. At most once per process.
     Mpi,
+    /// Ranks are processes under MPI, reached through what this makes on the communication thread: for measurements.
+    #[cfg(any(test, feature = "testing"))]
+    Made(MakeCommunicator),
 }
+
+/// Makes a communicator, on the thread that will own it.
+#[cfg(any(test, feature = "testing"))]
+pub type MakeCommunicator = Box<dyn FnOnce() -> Result<Box<dyn Communicator>, CommError> + Send>;
 
 /// Settings of a coordinator.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +100,8 @@ impl Coordinator {
             Launch::Solo => (Reach::Solo, OnDrop::Leave),
             Launch::Thread(comm) => (Reach::Threads(comm.handle()), OnDrop::Leave),
             Launch::Mpi => (Reach::Processes(Arc::clone(&pulse)), OnDrop::Linger),
+            #[cfg(any(test, feature = "testing"))]
+            Launch::Made(_) => (Reach::Processes(Arc::clone(&pulse)), OnDrop::Linger),
         };
         Coordinator::start(move || connect(launch), pulse, AbortHandle { reach }, on_drop, options)
     }
@@ -374,6 +383,8 @@ fn connect(launch: Launch) -> Result<Box<dyn Communicator>, CoordinatorError> {
     match launch {
         Launch::Solo => Ok(Box::new(SoloCommunicator)),
         Launch::Thread(comm) => Ok(Box::new(comm)),
+        #[cfg(any(test, feature = "testing"))]
+        Launch::Made(make) => make().map_err(|err| CoordinatorError::Launch { problem: err.to_string() }),
         #[cfg(feature = "mpi")]
         Launch::Mpi => match crate::comm::MpiCommunicator::init() {
             Ok(comm) => Ok(Box::new(comm)),
