@@ -195,9 +195,10 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
     /// Waits for the own slices of all buckets.
     pub(crate) fn finish_reduction(&mut self) -> Result<Vec<ReducedSlice>, TrainError> {
         let mut slices = Vec::with_capacity(self.plans.len());
-        for (idx, tree) in self.trees.iter_mut().enumerate() {
+        for idx in 0..self.plans.len() {
             let mut slice = self.coordinator.reduce_finish(idx)?;
-            tree.give_back(std::mem::take(&mut slice.buffer));
+            // Until the next gradient it receives whole buckets.
+            self.coordinator.recycle(std::mem::take(&mut slice.buffer));
             slices.push(slice);
         }
         Ok(slices)
@@ -306,13 +307,19 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
     }
 
     /// Sends the new parameters of the own range to the other ranks, where they have no state to update them.
-    /// `buffer`: any vector; one as long as the own range is not allocated anew.
-    pub(crate) fn send_parameters(&self, bucket_idx: usize, mut buffer: Vec<f32>) -> Result<(), TrainError> {
-        if self.overlaps() && self.config.distributed.optimizer_state == OptimizerState::Sharded {
-            buffer.clone_from(&self.own_params[bucket_idx]);
-            self.coordinator.gather_start(bucket_idx, buffer)?;
-        } else {
-            self.coordinator.recycle(buffer);
+    /// `buffer`: the gradient of the own range, which is not needed any more.
+    pub(crate) fn send_parameters(
+        &mut self,
+        bucket_idx: usize,
+        mut buffer: Vec<f32>,
+    ) -> Result<(), TrainError> {
+        match self.config.distributed.optimizer_state {
+            OptimizerState::Sharded if self.overlaps() => {
+                buffer.clone_from(&self.own_params[bucket_idx]);
+                self.coordinator.gather_start(bucket_idx, buffer)?;
+            }
+            OptimizerState::Sharded => self.coordinator.recycle(buffer),
+            OptimizerState::Replicated => self.trees[bucket_idx].give_back(buffer),
         }
         Ok(())
     }
@@ -341,7 +348,7 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
                 squared_norm += plan.blocks().iter().map(norm_of).sum::<f64>();
             }
             if let Some(buffer) = gathered {
-                self.coordinator.recycle(buffer);
+                self.trees[idx].give_back(buffer);
             }
             clock.lap(|seconds| &mut seconds.optimizer);
         }

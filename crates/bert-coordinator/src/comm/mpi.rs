@@ -81,7 +81,7 @@ impl MpiCommunicator {
         let world = World::new(rank, num_ranks)
             .map_err(|err| CommError::Argument { phase: phase.to_owned(), problem: err.to_string() })?;
         Ok(MpiCommunicator {
-            version: library.version().map_err(|err| library_error(phase, err))?,
+            version: on_one_line(&library.version().map_err(|err| library_error(phase, err))?),
             library,
             world,
             num_calls: 0,
@@ -255,6 +255,12 @@ impl MpiCommunicator {
     }
 }
 
+/// A library's description without the long list of how it was built.
+fn on_one_line(version: &str) -> String {
+    let lines = version.lines().take_while(|line| !line.contains("configure:"));
+    lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
+}
+
 /// The peers that owe us something; if none does, those that do not take what we send.
 fn missing_peers(flight: &Flight) -> Vec<usize> {
     let peers = |direction| {
@@ -403,5 +409,17 @@ impl Communicator for MpiCommunicator {
 
     fn abort(&mut self, code: i32) {
         self.library.abort(code);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::on_one_line;
+
+    #[test]
+    fn versions_are_short() {
+        let mpich = "MPICH Version:\t4.0.2\nMPICH Release date:\tThu Apr  7\nMPICH configure:\t--build=x\nMPICH CC:\tgcc\n";
+        assert_eq!(on_one_line(mpich), "MPICH Version: 4.0.2 MPICH Release date: Thu Apr 7");
+        assert_eq!(on_one_line("Open MPI v4.1.4,  package"), "Open MPI v4.1.4, package");
     }
 }

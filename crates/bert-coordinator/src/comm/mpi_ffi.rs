@@ -72,7 +72,7 @@ impl Library {
         Ok((usize::try_from(rank).unwrap_or(0), usize::try_from(size).unwrap_or(1)))
     }
 
-    /// The library's own description, on one line.
+    /// The library's own description.
     pub(super) fn version(&self) -> Result<String, LibraryError> {
         // SAFETY: a constant of the linked C shim.
         let max_len = usize::try_from(unsafe { ffi::RSMPI_MAX_LIBRARY_VERSION_STRING }).unwrap_or(0);
@@ -82,7 +82,7 @@ impl Library {
         check("MPI_Get_library_version", unsafe {
             ffi::MPI_Get_library_version(text.as_mut_ptr(), &mut len)
         })?;
-        Ok(c_text(&text).split_whitespace().collect::<Vec<_>>().join(" "))
+        Ok(c_text(&text))
     }
 
     /// Lets MPI work on whatever is on its way.
