@@ -104,6 +104,32 @@ fn kill_9_loses_nothing_but_time() {
 }
 
 #[test]
+fn every_way_to_end_and_every_number_of_ranks_in_one_run() {
+    if !has_mpirun() {
+        return;
+    }
+    let workspace = Workspace::new();
+    let overrides = ["schedule.total_steps=300", "checkpoint.every_steps=20"];
+    run(workspace.mpirun(2, "straight", &overrides)).expect_code(0);
+    let mut eight = Running::start(workspace.mpirun(8, "changing", &overrides));
+    wait_for_step(&mut eight, &workspace, "changing", 45);
+    eight.signal_group("KILL");
+    eight.finish();
+    let mut four = Running::start(workspace.mpirun(4, "changing", &overrides));
+    wait_for_step(&mut four, &workspace, "changing", 110);
+    four.signal("USR1");
+    four.finish().expect_code(75);
+    let mut one = Running::start(workspace.solo("changing", &overrides));
+    wait_for_step(&mut one, &workspace, "changing", 180);
+    one.signal("USR1");
+    one.finish().expect_code(75);
+    let finished = run(workspace.mpirun(2, "changing", &overrides)).expect_code(0);
+    assert!(finished.stderr.contains("continuing after step"), "{}", finished.stderr);
+    assert_eq!(workspace.metrics_text("changing"), workspace.metrics_text("straight"));
+    assert_eq!(workspace.hash("changing", 300), workspace.hash("straight", 300));
+}
+
+#[test]
 fn a_killed_rank_ends_the_others() {
     if !has_mpirun() {
         return;

@@ -41,6 +41,29 @@ fn dry_run_tells_the_plan_and_trains_nothing() {
 }
 
 #[test]
+fn dry_run_tells_what_travels_and_whether_the_number_of_ranks_shows() {
+    let workspace = Workspace::new();
+    let plan = |overrides: &[&str]| {
+        let mut command = workspace.solo("planned", overrides);
+        command.arg("--dry-run").env("OMPI_COMM_WORLD_RANK", "0").env("OMPI_COMM_WORLD_SIZE", "2");
+        run(command).expect_code(0).stdout
+    };
+    let line = |plan: &str, name: &str| {
+        let line = plan.lines().find(|line| line.starts_with(&format!("# {name}"))).unwrap().to_string();
+        line.replace(&format!("# {name}"), "").trim().to_string()
+    };
+    let megabytes = |text: &str| text.split(' ').next().unwrap().parse::<f64>().unwrap();
+    let wide = "model.hidden_size=256";
+    let (f32, bf16) = (plan(&[wide]), plan(&[wide, "distributed.wire=bf16"]));
+    let (sent, rounded) = (line(&f32, "gradients sent per step"), line(&bf16, "gradients sent per step"));
+    assert!(sent.ends_with("MB as f32") && rounded.ends_with("MB as bf16"), "{sent}; {rounded}");
+    assert!((megabytes(&sent) / megabytes(&rounded) - 2.0).abs() < 0.1, "{sent}; {rounded}");
+    assert_eq!(line(&f32, "gathered from it per step"), line(&bf16, "gathered from it per step"));
+    assert_eq!(line(&f32, "same bits as with one rank"), "yes");
+    assert!(line(&bf16, "same bits as with one rank").starts_with("no: distributed.wire"), "{bf16}");
+}
+
+#[test]
 fn debug_runs_ranks_as_threads_and_shows_samples() {
     let workspace = Workspace::new();
     for num_ranks in ["1", "2", "4"] {

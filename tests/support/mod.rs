@@ -5,6 +5,7 @@
 
 pub mod process;
 pub mod text;
+pub mod threads;
 
 use std::{
     env, fs,
@@ -89,6 +90,15 @@ impl Workspace {
         command
     }
 
+    /// The same with the program built against MPICH, which `BERT_TRAIN_MPICH_PROGRAM` names.
+    pub fn mpich(&self, program: &Path, num_ranks: usize, name: &str, overrides: &[&str]) -> Command {
+        let launcher = env::var_os("BERT_TRAIN_MPICH_MPIRUN").unwrap_or_else(|| "mpirun.mpich".into());
+        let mut command = Command::new(launcher);
+        command.args(["-n", &num_ranks.to_string()]).arg(program);
+        self.add_arguments(&mut command, name, overrides);
+        command
+    }
+
     pub fn add_arguments(&self, command: &mut Command, name: &str, overrides: &[&str]) {
         command.current_dir(self.dir.path()).arg(self.config);
         command.args(["--set", &format!("run.name={name}")]);
@@ -120,6 +130,17 @@ impl Workspace {
             values.join(" ")
         };
         self.metrics(name, "train").iter().map(text_of).collect()
+    }
+
+    /// The text of all metrics without what the clock and the machine say.
+    pub fn metrics_text(&self, name: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.run_dir(name).join("metrics.jsonl")).unwrap();
+        let without_times = |line: &str| {
+            let mut line: serde_json::Map<String, Value> = serde_json::from_str(line).unwrap();
+            line.retain(|key, _| !["seconds", "tokens_per_second", "peak_rss_bytes"].contains(&key.as_str()));
+            Value::Object(line).to_string()
+        };
+        text.lines().map(without_times).collect()
     }
 
     /// Hash of weights and moments of a checkpoint.

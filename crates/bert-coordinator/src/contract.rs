@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::progress::nap;
 use crate::{
     BucketPlan, CommError, Communicator, Coordinator, CoordinatorError, Failure, Pulse, ReducedSlice,
-    SlotTree, exit_code, slots_of_rank,
+    SlotTree, Wire, exit_code, from_bf16, rank_tree_sum, slots_of_rank, to_bf16,
 };
 
 /// Wait for peers in the functions where one of them does not come.
@@ -48,6 +48,7 @@ pub fn collectives(comm: &mut dyn Communicator) {
     broadcasts_from_every_root(comm);
     for (round, bounds) in bounds_of_many_forms(comm.world().num_ranks()).iter().enumerate() {
         exchanges_slices(comm, round, bounds);
+        exchanges_halves(comm, round, bounds);
     }
     refuses_wrong_arguments_and_goes_on(comm);
     comm.barrier("contract").expect("barrier at the end");
@@ -94,6 +95,21 @@ fn exchanges_slices(comm: &mut dyn Communicator, round: usize, bounds: &[usize])
     assert_eq!(gathered.send, own, "the sent buffer comes back as it was");
 }
 
+/// The same between all ranks for elements of half the size.
+fn exchanges_halves(comm: &mut dyn Communicator, round: usize, bounds: &[usize]) {
+    let (rank, num_ranks) = (comm.world().rank(), comm.world().num_ranks());
+    let halves = |rank, places| -> Vec<u16> {
+        numbers(rank, round, places).into_iter().map(|number| (number + 30_000.5) as u16).collect()
+    };
+    let send = halves(rank, 0..bounds[num_ranks]);
+    let scratch = vec![u16::MAX; round * 11];
+    let exchanged = comm.all_to_all_halves("halves", send.clone(), bounds, scratch).expect("all-to-all");
+    let own = bounds[rank]..bounds[rank + 1];
+    let expected: Vec<u16> = (0..num_ranks).flat_map(|peer| halves(peer, own.clone())).collect();
+    assert_eq!(exchanged.recv, expected);
+    assert_eq!(exchanged.send, send, "the sent buffer comes back as it was");
+}
+
 fn refuses_wrong_arguments_and_goes_on(comm: &mut dyn Communicator) {
     let num_ranks = comm.world().num_ranks();
     let argument = |result: Result<(), CommError>| assert!(matches!(result, Err(CommError::Argument { .. })));
@@ -119,6 +135,17 @@ fn assert_calls_differ(comm: &mut dyn Communicator, result: Result<(), CommError
     assert!(calls.len() >= 2, "a differing call is named: {err}");
     let again = comm.barrier("after the failure");
     assert!(again.is_err(), "a failed group stays failed");
+}
+
+/// The last rank sends halves where the others send whole elements: an error on every rank. For at least two ranks.
+pub fn wires_differ(comm: &mut dyn Communicator) {
+    let bounds: Vec<usize> = (0..=comm.world().num_ranks()).map(|rank| rank * 3).collect();
+    let len = bounds[comm.world().num_ranks()];
+    let result = match is_last(comm) {
+        true => comm.all_to_all_halves("wires", vec![1; len], &bounds, Vec::new()).map(drop),
+        false => comm.all_to_all_slices("wires", vec![1.0; len], &bounds, Vec::new()).map(drop),
+    };
+    assert_calls_differ(comm, result);
 }
 
 fn is_last(comm: &dyn Communicator) -> bool {
@@ -182,6 +209,7 @@ pub fn coordination(coordinator: &Coordinator) {
     for num_slots in [8, 24].into_iter().filter(|slots| slots % world.num_ranks() == 0) {
         reduces_to_the_bits_of_one_rank(coordinator, num_slots);
     }
+    reduces_rounded_sums(coordinator);
     agrees_on_the_lowest_failure(coordinator);
     compares_values(coordinator);
     refuses_wrong_order(coordinator);
@@ -197,7 +225,7 @@ fn reduces_to_the_bits_of_one_rank(coordinator: &Coordinator, num_slots: usize) 
     let world = coordinator.world();
     let tensors: [&[usize]; 4] = [&[40_000, 3, 20_000], &[1], &[], &[16_384; 5]];
     let plans: Vec<BucketPlan> = tensors.iter().map(|lens| BucketPlan::from_tensor_lens(lens)).collect();
-    coordinator.set_buckets(plans.clone()).expect("no bucket is on its way");
+    coordinator.set_buckets(plans.clone(), Wire::F32).expect("no bucket is on its way");
     let own_slots = slots_of_rank(num_slots, world).expect("the slots were chosen to be divisible");
     for round in 0..3 {
         let sum = |slots: std::ops::Range<usize>, len| {
@@ -230,6 +258,27 @@ fn reduces_to_the_bits_of_one_rank(coordinator: &Coordinator, num_slots: usize) 
     }
 }
 
+/// With bf16 every rank's part is rounded once, whoever owns the slice, and the sum is that of f32.
+fn reduces_rounded_sums(coordinator: &Coordinator) {
+    let world = coordinator.world();
+    let plan = BucketPlan::from_tensor_lens(&[40_000, 3, 20_000]);
+    let len = plan.num_elements();
+    coordinator.set_buckets(vec![plan], Wire::Bf16).expect("no bucket is on its way");
+    let rounded = |rank| gradient(rank, 5, len).into_iter().map(|value| from_bf16(to_bf16(value)));
+    let mut parts: Vec<f32> = (0..world.num_ranks()).flat_map(rounded).collect();
+    let mut expected = vec![f32::NAN; len];
+    rank_tree_sum(&mut parts, world.num_ranks(), &mut expected);
+    for _step in 0..2 {
+        coordinator.reduce_start(0, gradient(world.rank(), 5, len)).expect("reduce_start");
+        let ReducedSlice { range, values, .. } = coordinator.reduce_finish(0).expect("reduce_finish");
+        assert_eq!(values, expected[range]);
+        coordinator.gather_start(0, values).expect("gather_start");
+        let whole = coordinator.gather_finish(0).expect("gather_finish");
+        assert_eq!(whole, expected, "what is gathered is not rounded again");
+        coordinator.recycle(whole);
+    }
+}
+
 fn agrees_on_the_lowest_failure(coordinator: &Coordinator) {
     let (rank, num_ranks) = (coordinator.world().rank(), coordinator.world().num_ranks());
     assert_eq!(coordinator.agree("all fine", Ok(rank)), Ok(rank));
@@ -258,7 +307,8 @@ fn compares_values(coordinator: &Coordinator) {
 }
 
 fn refuses_wrong_order(coordinator: &Coordinator) {
-    coordinator.set_buckets(vec![BucketPlan::from_tensor_lens(&[6])]).expect("no bucket is on its way");
+    let plans = vec![BucketPlan::from_tensor_lens(&[6])];
+    coordinator.set_buckets(plans, Wire::F32).expect("no bucket is on its way");
     let unknown = coordinator.reduce_start(1, vec![0.0; 6]);
     assert!(matches!(unknown, Err(CoordinatorError::UnknownBucket { bucket_idx: 1, num_buckets: 1 })));
     let short = coordinator.reduce_start(0, vec![0.0; 5]);
@@ -268,7 +318,7 @@ fn refuses_wrong_order(coordinator: &Coordinator) {
     coordinator.reduce_start(0, vec![0.0; 6]).expect("reduce_start");
     let twice = coordinator.reduce_start(0, vec![0.0; 6]);
     assert!(matches!(twice, Err(CoordinatorError::Order { .. })));
-    let planned = coordinator.set_buckets(Vec::new());
+    let planned = coordinator.set_buckets(Vec::new(), Wire::F32);
     assert!(matches!(planned, Err(CoordinatorError::Order { .. })));
     coordinator.reduce_finish(0).expect("reduce_finish");
 }

@@ -16,6 +16,7 @@ use crate::bucket::BucketPlan;
 use crate::comm::{CommError, Communicator, SoloCommunicator, ThreadCommunicator};
 use crate::error::CoordinatorError;
 use crate::progress::{Deadline, Pulse};
+use crate::wire::Wire;
 use crate::worker::{OnDrop, Reduced, Reply, Request, Worker};
 use crate::world::World;
 
@@ -27,7 +28,14 @@ pub enum Launch {
     Thread(ThreadCommunicator),
     /// Ranks are processes under an MPI launcher. Needs the feature `mpi`. At most once per process.
     Mpi,
+    /// Ranks are processes under MPI, reached through what this makes on the communication thread: for measurements.
+    #[cfg(any(test, feature = "testing"))]
+    Made(MakeCommunicator),
 }
+
+/// Makes a communicator, on the thread that will own it.
+#[cfg(any(test, feature = "testing"))]
+pub type MakeCommunicator = Box<dyn FnOnce() -> Result<Box<dyn Communicator>, CommError> + Send>;
 
 /// Settings of a coordinator.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +64,13 @@ pub struct Coordinator {
     thread: Option<JoinHandle<()>>,
     pulse: Arc<Pulse>,
     abort: AbortHandle,
-    buckets: Mutex<Vec<Bucket>>,
+    buckets: Mutex<Buckets>,
+}
+
+#[derive(Default)]
+struct Buckets {
+    wire: Wire,
+    all: Vec<Bucket>,
 }
 
 struct Bucket {
@@ -86,6 +100,8 @@ impl Coordinator {
             Launch::Solo => (Reach::Solo, OnDrop::Leave),
             Launch::Thread(comm) => (Reach::Threads(comm.handle()), OnDrop::Leave),
             Launch::Mpi => (Reach::Processes(Arc::clone(&pulse)), OnDrop::Linger),
+            #[cfg(any(test, feature = "testing"))]
+            Launch::Made(_) => (Reach::Processes(Arc::clone(&pulse)), OnDrop::Linger),
         };
         Coordinator::start(move || connect(launch), pulse, AbortHandle { reach }, on_drop, options)
     }
@@ -172,14 +188,14 @@ impl Coordinator {
         self.ask(phase, |phase, reply| Request::BroadcastBytes { phase, root, bytes, reply })
     }
 
-    /// Plans the buckets that `reduce_start` and `gather_start` refer to.
+    /// Plans the buckets that `reduce_start` and `gather_start` refer to, and the form of their gradients between ranks.
     ///
     /// # Errors
     ///
     /// [`CoordinatorError::Order`] if buckets of an earlier plan are on their way.
-    pub fn set_buckets(&self, plans: Vec<BucketPlan>) -> Result<(), CoordinatorError> {
+    pub fn set_buckets(&self, plans: Vec<BucketPlan>, wire: Wire) -> Result<(), CoordinatorError> {
         let mut buckets = self.lock();
-        if buckets.iter().any(|bucket| bucket.reducing.is_some() || bucket.gathering.is_some()) {
+        if buckets.all.iter().any(|bucket| bucket.reducing.is_some() || bucket.gathering.is_some()) {
             let problem = "buckets are still on their way; finish them first";
             return Err(CoordinatorError::Order { phase: "planning of buckets".to_owned(), problem });
         }
@@ -188,7 +204,7 @@ impl Coordinator {
             let bounds = plan.slice_bounds(num_ranks).into();
             Bucket { plan, bounds, reducing: None, gathering: None }
         };
-        *buckets = plans.into_iter().map(bucket).collect();
+        *buckets = Buckets { wire, all: plans.into_iter().map(bucket).collect() };
         Ok(())
     }
 
@@ -202,11 +218,12 @@ impl Coordinator {
     pub fn reduce_start(&self, bucket_idx: usize, gradient: Vec<f32>) -> Result<(), CoordinatorError> {
         let phase = format!("reduction of bucket {bucket_idx}");
         let mut buckets = self.lock();
+        let wire = buckets.wire;
         let bucket = bucket_mut(&mut buckets, bucket_idx)?;
         check_start(&phase, bucket.plan.num_elements(), gradient.len(), bucket.reducing.is_some())?;
         let (reply, when_done) = bounded(1);
         let bounds = Arc::clone(&bucket.bounds);
-        self.submit(Request::Reduce { phase, send: gradient, bounds, reply })?;
+        self.submit(Request::Reduce { phase, send: gradient, bounds, wire, reply })?;
         bucket.reducing = Some(when_done);
         Ok(())
     }
@@ -339,7 +356,7 @@ impl Coordinator {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Bucket>> {
+    fn lock(&self) -> MutexGuard<'_, Buckets> {
         // A panic while the lock is held leaves every bucket in a valid state.
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -366,6 +383,8 @@ fn connect(launch: Launch) -> Result<Box<dyn Communicator>, CoordinatorError> {
     match launch {
         Launch::Solo => Ok(Box::new(SoloCommunicator)),
         Launch::Thread(comm) => Ok(Box::new(comm)),
+        #[cfg(any(test, feature = "testing"))]
+        Launch::Made(make) => make().map_err(|err| CoordinatorError::Launch { problem: err.to_string() }),
         #[cfg(feature = "mpi")]
         Launch::Mpi => match crate::comm::MpiCommunicator::init() {
             Ok(comm) => Ok(Box::new(comm)),
@@ -380,9 +399,9 @@ fn connect(launch: Launch) -> Result<Box<dyn Communicator>, CoordinatorError> {
     }
 }
 
-fn bucket_mut(buckets: &mut [Bucket], bucket_idx: usize) -> Result<&mut Bucket, CoordinatorError> {
-    let num_buckets = buckets.len();
-    buckets.get_mut(bucket_idx).ok_or(CoordinatorError::UnknownBucket { bucket_idx, num_buckets })
+fn bucket_mut(buckets: &mut Buckets, bucket_idx: usize) -> Result<&mut Bucket, CoordinatorError> {
+    let num_buckets = buckets.all.len();
+    buckets.all.get_mut(bucket_idx).ok_or(CoordinatorError::UnknownBucket { bucket_idx, num_buckets })
 }
 
 fn check_start(phase: &str, expected: usize, got: usize, busy: bool) -> Result<(), CoordinatorError> {

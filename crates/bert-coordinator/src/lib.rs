@@ -2,6 +2,7 @@
 //!
 //! - [`World`], [`slots_of_rank`]: who does what, as pure arithmetic.
 //! - [`SlotTree`], [`rank_tree_sum`]: the one order in which gradients are added.
+//! - [`Wire`]: the form of gradients between ranks.
 //! - [`BucketPlan`]: how a bucket is cut into blocks (for norms) and slices (for ranks).
 //! - [`Communicator`]: collectives between ranks: [`SoloCommunicator`], [`ThreadCommunicator`] and,
 //!   with the feature `mpi`, `MpiCommunicator`.
@@ -22,6 +23,7 @@ mod fingerprint;
 mod launcher;
 mod progress;
 mod slot_tree;
+mod wire;
 mod worker;
 mod world;
 
@@ -36,4 +38,5 @@ pub use error::{CoordinatorError, exit_code};
 pub use launcher::{LauncherInfo, detect_launcher};
 pub use progress::Pulse;
 pub use slot_tree::{SlotTree, rank_tree_sum};
+pub use wire::{Wire, from_bf16, to_bf16};
 pub use world::{PlanError, World, slots_of_rank, sums_like_one_rank};

@@ -7,7 +7,7 @@
 //! Nothing here scales, averages or sends.
 
 /// Elements summed per pass by [`rank_tree_sum`]: all ranks' parts stay in the cache.
-const PASS_LEN: usize = 4096;
+pub(crate) const PASS_LEN: usize = 4096;
 
 /// A finished subtree: the sum over `2^height` neighbouring slots.
 struct Subtree {
@@ -126,7 +126,7 @@ pub fn rank_tree_sum(parts: &mut [f32], num_ranks: usize, out: &mut [f32]) {
     for (pass_idx, out) in out.chunks_mut(PASS_LEN).enumerate() {
         let start = pass_idx * PASS_LEN;
         let mut stride = 1;
-        while stride < num_ranks {
+        while 2 * stride < num_ranks {
             for left in (0..num_ranks - stride).step_by(2 * stride) {
                 let (head, tail) = parts.split_at_mut((left + stride) * part_len);
                 let left = &mut head[left * part_len + start..][..out.len()];
@@ -134,7 +134,16 @@ pub fn rank_tree_sum(parts: &mut [f32], num_ranks: usize, out: &mut [f32]) {
             }
             stride *= 2;
         }
-        out.copy_from_slice(&parts[start..][..out.len()]);
+        let first = &parts[start..][..out.len()];
+        if num_ranks == 1 {
+            out.copy_from_slice(first);
+            continue;
+        }
+        // The root goes straight to its place: the parts are not written once more.
+        let last = &parts[stride * part_len + start..][..out.len()];
+        for (out, (first, last)) in out.iter_mut().zip(first.iter().zip(last)) {
+            *out = first + last;
+        }
     }
 }
 

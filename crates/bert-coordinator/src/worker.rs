@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
-use crate::comm::{CommError, Communicator};
+use crate::comm::{CommError, Communicator, Exchanged};
 use crate::progress::{IDLE_POLL, Pulse, nap};
 use crate::slot_tree::rank_tree_sum;
+use crate::wire::{Wire, pack, rank_tree_sum_bf16, round_in_place};
 
 pub(crate) type Reply<T> = Sender<Result<T, CommError>>;
 
@@ -24,7 +25,7 @@ pub(crate) enum Request {
     Barrier { phase: String, reply: Reply<()> },
     AllGatherBytes { phase: String, bytes: Vec<u8>, reply: Reply<Vec<Vec<u8>>> },
     BroadcastBytes { phase: String, root: usize, bytes: Vec<u8>, reply: Reply<Vec<u8>> },
-    Reduce { phase: String, send: Vec<f32>, bounds: Arc<[usize]>, reply: Reply<Reduced> },
+    Reduce { phase: String, send: Vec<f32>, bounds: Arc<[usize]>, wire: Wire, reply: Reply<Reduced> },
     Gather { phase: String, own: Vec<f32>, bounds: Arc<[usize]>, reply: Reply<Vec<f32>> },
     Recycle { buffer: Vec<f32> },
     Shutdown { reply: Reply<()> },
@@ -46,6 +47,8 @@ pub(crate) struct Worker {
     on_drop: OnDrop,
     /// Working space for received parts.
     parts: Vec<f32>,
+    /// The same for bf16: what is sent, and received parts.
+    halves: Exchanged<u16>,
     pool: BufferPool,
 }
 
@@ -56,7 +59,8 @@ impl Worker {
         pulse: Arc<Pulse>,
         on_drop: OnDrop,
     ) -> Worker {
-        Worker { comm, requests, pulse, on_drop, parts: Vec::new(), pool: BufferPool::default() }
+        let (parts, halves, pool) = (Vec::new(), Exchanged::default(), BufferPool::default());
+        Worker { comm, requests, pulse, on_drop, parts, halves, pool }
     }
 
     /// Serves requests until shutdown.
@@ -98,8 +102,8 @@ impl Worker {
             Request::BroadcastBytes { phase, root, bytes, reply } => {
                 answer(&reply, self.comm.broadcast_bytes(&phase, root, &bytes));
             }
-            Request::Reduce { phase, send, bounds, reply } => {
-                answer(&reply, self.reduce(&phase, send, &bounds));
+            Request::Reduce { phase, send, bounds, wire, reply } => {
+                answer(&reply, self.reduce(&phase, send, &bounds, wire));
             }
             Request::Gather { phase, own, bounds, reply } => {
                 answer(&reply, self.gather(&phase, own, &bounds));
@@ -109,20 +113,43 @@ impl Worker {
         }
     }
 
-    fn reduce(&mut self, phase: &str, send: Vec<f32>, bounds: &[usize]) -> Result<Reduced, CommError> {
+    fn reduce(
+        &mut self,
+        phase: &str,
+        mut send: Vec<f32>,
+        bounds: &[usize],
+        wire: Wire,
+    ) -> Result<Reduced, CommError> {
         let world = self.comm.world();
         if world.num_ranks() == 1 {
+            if wire == Wire::Bf16 {
+                round_in_place(&mut send);
+            }
             let buffer = self.pool.take(send.len());
             return Ok(Reduced { values: send, buffer });
         }
-        let parts = std::mem::take(&mut self.parts);
-        let exchanged = self.comm.all_to_all_slices(phase, send, bounds, parts)?;
-        self.parts = exchanged.recv;
         let own_len = bounds[world.rank() + 1] - bounds[world.rank()];
+        let buffer = match wire {
+            Wire::F32 => {
+                let parts = std::mem::take(&mut self.parts);
+                let exchanged = self.comm.all_to_all_slices(phase, send, bounds, parts)?;
+                self.parts = exchanged.recv;
+                exchanged.send
+            }
+            Wire::Bf16 => {
+                let Exchanged { send: mut halves, recv } = std::mem::take(&mut self.halves);
+                pack(&send, &mut halves);
+                self.halves = self.comm.all_to_all_halves(phase, halves, bounds, recv)?;
+                send
+            }
+        };
         let mut values = self.pool.take(own_len);
         values.resize(own_len, 0.0);
-        rank_tree_sum(&mut self.parts, world.num_ranks(), &mut values);
-        Ok(Reduced { values, buffer: exchanged.send })
+        match wire {
+            Wire::F32 => rank_tree_sum(&mut self.parts, world.num_ranks(), &mut values),
+            Wire::Bf16 => rank_tree_sum_bf16(&self.halves.recv, world.num_ranks(), &mut values),
+        }
+        Ok(Reduced { values, buffer })
     }
 
     fn gather(&mut self, phase: &str, own: Vec<f32>, bounds: &[usize]) -> Result<Vec<f32>, CommError> {

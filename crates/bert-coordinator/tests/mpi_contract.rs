@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "the whole file is a test")]
 
+use std::collections::HashSet;
 use std::process::{self, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use std::{env, panic, thread};
 
@@ -143,6 +144,18 @@ fn a_skipped_call_is_an_error_on_every_rank() {
     check_fails_together("a call is skipped");
 }
 
+/// Counts of MPI are 32 bits wide: one slice of more than 2^31 bytes, on two ranks. Takes 4.4 GB of memory.
+#[test]
+fn a_slice_longer_than_mpi_can_count_arrives_whole() {
+    if env::var_os("BERT_TRAIN_SLOW_TESTS").is_none() {
+        println!("skipped: an exchange of more than 2^31 bytes; set BERT_TRAIN_SLOW_TESTS to run it");
+        return;
+    }
+    let Some(ended) = mpirun(2, "a huge slice") else { return };
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    assert_eq!(ended.output.matches(KEPT).count(), 2, "{}", ended.output);
+}
+
 #[test]
 fn a_missing_rank_is_named() {
     check_fails_together("a rank is missing");
@@ -202,6 +215,7 @@ fn worker() {
             coordinator.shutdown().unwrap();
             println!("{KEPT}");
         }
+        "a huge slice" => gathers_a_huge_slice(),
         "lengths differ" => failing_together(contract::lengths_differ),
         "calls differ" => failing_together(contract::calls_differ),
         "a call is skipped" => failing_together(contract::a_call_is_skipped),
@@ -223,6 +237,28 @@ fn contract_of_processes(max_message_len: Option<usize>) {
         comm.set_max_message_len(max_len);
     }
     contract::collectives(&mut comm);
+    comm.shutdown().unwrap();
+    println!("{KEPT}");
+}
+
+/// Rank 0 owns everything. Only some elements are written, so that most of the sent memory is never made.
+fn gathers_a_huge_slice() {
+    const LEN: usize = (1 << 29) + 4099;
+    const STRIDE: usize = 9_999_991;
+    let mut comm = MpiCommunicator::init().unwrap();
+    comm.configure(HARD_LIMIT, Arc::default());
+    let own_len = if comm.world().rank() == 0 { LEN } else { 0 };
+    let mut own = vec![0.0f32; own_len];
+    let places = || (0..LEN).step_by(STRIDE).chain([(1 << 28) - 1, 1 << 28, (1 << 29) - 1, 1 << 29, LEN - 1]);
+    let value = |place: usize| (place % 65_521 + 1) as f32;
+    if own_len > 0 {
+        places().for_each(|place| own[place] = value(place));
+    }
+    let gathered = comm.all_gather_slices("huge", own, &[0, LEN, LEN], vec![0.0; LEN]).unwrap().recv;
+    assert!(gathered.len() * size_of::<f32>() > 1 << 31);
+    places().for_each(|place| assert_eq!(gathered[place], value(place), "element {place}"));
+    let num_written = gathered.iter().filter(|value| **value != 0.0).count();
+    assert_eq!(num_written, places().collect::<HashSet<_>>().len());
     comm.shutdown().unwrap();
     println!("{KEPT}");
 }

@@ -79,6 +79,13 @@ fn a_skipped_call_is_an_error_on_every_rank() {
 }
 
 #[test]
+fn another_wire_is_an_error_on_every_rank() {
+    for num_ranks in GROUP_SIZES {
+        on_all_ranks(num_ranks, |mut comm| contract::wires_differ(&mut comm));
+    }
+}
+
+#[test]
 fn a_missing_rank_is_named() {
     for num_ranks in GROUP_SIZES {
         on_all_ranks(num_ranks, |mut comm| contract::a_rank_is_missing(&mut comm));
@@ -161,7 +168,8 @@ fn the_own_failure_is_reported_when_the_peers_are_gone() {
 fn a_started_reduction_reports_its_error_at_finish() {
     on_all_ranks(2, |comm| {
         let coordinator = launch(comm);
-        coordinator.set_buckets(vec![bert_coordinator::BucketPlan::from_tensor_lens(&[8])]).unwrap();
+        let plans = vec![bert_coordinator::BucketPlan::from_tensor_lens(&[8])];
+        coordinator.set_buckets(plans, bert_coordinator::Wire::F32).unwrap();
         if coordinator.world().rank() == 1 {
             return;
         }

@@ -37,7 +37,7 @@ pub struct PhaseSeconds {
     pub backward: f64,
     /// Waiting for other ranks or for the wire.
     pub communication_exposed: f64,
-    /// Update of the own slice.
+    /// Norms, update of the own slice, new parameters into the model.
     pub optimizer: f64,
 }
 

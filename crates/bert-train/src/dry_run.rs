@@ -5,7 +5,6 @@
 
 use std::fmt::Write;
 
-use bert_coordinator::sums_like_one_rank;
 use bert_data::{
     Corpus, Tokenizer,
     shards::{Verify, is_shard_folder},
@@ -13,7 +12,7 @@ use bert_data::{
 use bert_model::ParameterLayout;
 
 use crate::{
-    config::{Config, OptimizerState, TaskSection},
+    config::{Config, OptimizerState, TaskSection, Wire},
     data_settings, device,
     error::TrainError,
     machine,
@@ -41,7 +40,6 @@ pub fn plan(config: &Config, num_ranks: usize, num_local_ranks: usize) -> Result
     let num_parameters = layout.num_elements();
     let num_slots = config.num_slots();
     let num_threads = machine::num_threads(config.run.threads_per_rank, num_local_ranks);
-    let exchanged = 2 * num_parameters * F32_BYTES * (num_ranks - 1) / num_ranks;
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         // Writing into a string cannot fail.
@@ -56,7 +54,7 @@ pub fn plan(config: &Config, num_ranks: usize, num_local_ranks: usize) -> Result
     line("slots per rank", format!("{:.2}", num_slots as f64 / num_ranks as f64));
     line(
         "same bits as with one rank",
-        if sums_like_one_rank(num_slots, num_ranks) { "yes" } else { "no" }.to_string(),
+        config.rank_dependence(num_ranks).map_or("yes".to_string(), |dependence| format!("no: {dependence}")),
     );
     line("optimizer state per rank", megabytes(optimizer_bytes(config, num_parameters, num_ranks)));
     line("parameters, gradients per rank", megabytes(2 * num_parameters * F32_BYTES));
@@ -65,7 +63,10 @@ pub fn plan(config: &Config, num_ranks: usize, num_local_ranks: usize) -> Result
     if num_ranks > 1 {
         line("copy for saves, other ranks", megabytes(copied));
     }
-    line("sent per rank and step", megabytes(exchanged));
+    let [gradients, gathered] = sent_bytes(config, num_parameters, num_ranks);
+    let wire = format!("{:?}", config.distributed.wire).to_lowercase();
+    line("gradients sent per step", format!("{} as {wire}", megabytes(gradients)));
+    line("gathered from it per step", format!("{} as f32", megabytes(gathered)));
     for bucket in &layout.buckets {
         line(&format!("bucket `{}`", bucket.name), megabytes(bucket.num_elements * F32_BYTES));
     }
@@ -98,6 +99,16 @@ fn documents_of_source(config: &Config, source_idx: usize) -> Result<String, Tra
     let num_documents = end - start;
     let num_read = num_documents as f64 * config.data.sources[source_idx].weight();
     Ok(format!("{num_documents} documents, {num_read:.1} readings per epoch before any are held out"))
+}
+
+/// What a rank sends in a step: its sums of other ranks' slices, and what it gives of its own slice, which is new
+/// parameters, or with a replicated state the sum of the gradients.
+fn sent_bytes(config: &Config, num_parameters: usize, num_ranks: usize) -> [usize; 2] {
+    let wire_bytes = match config.distributed.wire {
+        Wire::F32 => F32_BYTES,
+        Wire::Bf16 => F32_BYTES / 2,
+    };
+    [wire_bytes, F32_BYTES].map(|bytes| num_parameters * bytes * (num_ranks - 1) / num_ranks)
 }
 
 fn optimizer_bytes(config: &Config, num_parameters: usize, num_ranks: usize) -> usize {

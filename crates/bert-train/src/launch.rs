@@ -73,28 +73,46 @@ pub fn run_rank(
     }
     let backend = device::choose(config.device.backend, device::local_rank(|name| env::var(name).ok()))?;
     tracing::info!("backend {}: {}", backend.kind, backend.reason);
+    if let Some(dependence) = config.rank_dependence(world.num_ranks()) {
+        tracing::warn!("{dependence}");
+    }
     let num_local_ranks = num_local_ranks(launcher, world.num_ranks());
     let num_threads = setup::start_threads(config, backend.kind, num_local_ranks, is_debug)?;
     let machine = MachineUse { backend, num_threads };
-    let rank = Rank { config, coordinator, run_dir: &run_dir, screen, stop, machine, is_debug };
-    match config.task {
-        TaskSection::Pretrain => rank.run::<Pretrain>(),
-        TaskSection::Classify(_) => rank.run::<Classify>(),
-    }
+    Rank { config, coordinator, run_dir: &run_dir, screen, stop, machine, is_debug }.train()
 }
 
-/// A rank that is ready to open its data.
-struct Rank<'a> {
-    config: &'a Config,
-    coordinator: &'a Coordinator,
-    run_dir: &'a RunDir,
-    screen: Screen,
-    stop: &'a StopFlag,
-    machine: MachineUse,
-    is_debug: bool,
+/// A rank that is ready to open its data: what belongs to the process (messages, compute threads) is there.
+pub struct Rank<'a> {
+    /// The agreed configuration.
+    pub config: &'a Config,
+    /// This rank's handle on all ranks.
+    pub coordinator: &'a Coordinator,
+    /// The run folder, made and checked.
+    pub run_dir: &'a RunDir,
+    /// The progress bar.
+    pub screen: Screen,
+    /// Set by a signal.
+    pub stop: &'a StopFlag,
+    /// Backend and compute threads.
+    pub machine: MachineUse,
+    /// A `--debug` run.
+    pub is_debug: bool,
 }
 
 impl Rank<'_> {
+    /// Opens the data, continues or begins, and trains to the end.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError`], the same on every rank unless a rank is gone.
+    pub fn train(self) -> Result<RankRun, TrainError> {
+        match self.config.task {
+            TaskSection::Pretrain => self.run::<Pretrain>(),
+            TaskSection::Classify(_) => self.run::<Classify>(),
+        }
+    }
+
     fn run<T: Task>(self) -> Result<RankRun, TrainError> {
         let Self { config, coordinator, run_dir, screen, stop, machine, is_debug } = self;
         let task = T::prepare(coordinator, config)?;

@@ -33,6 +33,9 @@ pub struct RunRecord {
     pub communicator: String,
     /// Ranks of the last start.
     pub num_ranks: usize,
+    /// Whether any fitting number of ranks gives the bits of the last start.
+    #[serde(default)]
+    pub equal_for_any_num_ranks: bool,
     /// Compute threads per rank of the last start.
     pub threads_per_rank: usize,
     /// Backend of the tensors.

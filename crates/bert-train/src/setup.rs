@@ -5,7 +5,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use bert_coordinator::{Coordinator, slots_of_rank, sums_like_one_rank};
+use bert_coordinator::{Coordinator, slots_of_rank};
 use bert_data::{
     BatchSource, Corpus, DataError, Prefetcher, PretrainData, Tokenizer,
     shards::{self, BuildShare, BuildStatus, Verify},
@@ -163,7 +163,7 @@ fn open_tokenizer(config: &Config) -> Result<Tokenizer, TrainError> {
     Ok(Tokenizer::from_vocab_file(&config.data.tokenizer, config.data.lowercase)?)
 }
 
-/// The slots can be shared by these ranks; says where bit-identity does not hold.
+/// The slots can be shared by these ranks.
 ///
 /// # Errors
 ///
@@ -171,15 +171,7 @@ fn open_tokenizer(config: &Config) -> Result<Tokenizer, TrainError> {
 pub fn check_plan(coordinator: &Coordinator, config: &Config) -> Result<(), TrainError> {
     let world = coordinator.world();
     let slots = slots_of_rank(config.num_slots(), world).map_err(bert_coordinator::CoordinatorError::from);
-    agree(coordinator, "plan", slots.map(drop).map_err(TrainError::from))?;
-    if world.is_first() && !sums_like_one_rank(config.num_slots(), world.num_ranks()) {
-        tracing::warn!(
-            "{} slots over {} ranks: the weights differ in the last bits from those of 1, 2, 4 or 8 ranks",
-            config.num_slots(),
-            world.num_ranks()
-        );
-    }
-    Ok(())
+    agree(coordinator, "plan", slots.map(drop).map_err(TrainError::from))
 }
 
 /// Sets the size of the compute pools of this process, ours and that of the backend; returns it.
@@ -296,6 +288,7 @@ pub fn prepare_identity<T: Task>(
         ("configuration", identity.config_hash.clone()),
         ("backend", machine.backend.kind.name().to_string()),
         ("optimizer state", format!("{:?}", config.distributed.optimizer_state)),
+        ("overlap", config.distributed.overlap.to_string()),
         ("rhythm", format!("{:?} {:?}", config.checkpoint, config.train)),
         ("tokenizer", identity.tokenizer_fingerprint.clone()),
         ("corpus", identity.corpus_fingerprint.clone()),
@@ -306,6 +299,7 @@ pub fn prepare_identity<T: Task>(
         version,
         communicator: coordinator.library().to_string(),
         num_ranks: world.num_ranks(),
+        equal_for_any_num_ranks: config.rank_dependence(world.num_ranks()).is_none(),
         threads_per_rank: machine.num_threads,
         backend: machine.backend.kind.name().to_string(),
         corpus_fingerprint: identity.corpus_fingerprint.clone(),

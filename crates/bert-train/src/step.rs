@@ -63,8 +63,13 @@ impl<M: TaskModel> Trainer<'_, M> {
         let outcome = self.forward_backward(step, &batches, &mut clock);
         let next = self.fetch_next();
         clock.lap(|seconds| &mut seconds.data_wait);
+        if outcome.is_ok() {
+            self.start_late_reduction()?;
+        }
         let slices = self.finish_reduction()?;
+        clock.lap(|seconds| &mut seconds.communication_exposed);
         let word = self.control_word(step, local, &batches, outcome, next, &slices);
+        clock.lap(|seconds| &mut seconds.optimizer);
         let words = self.exchange(&word)?;
         clock.lap(|seconds| &mut seconds.communication_exposed);
 
@@ -74,8 +79,7 @@ impl<M: TaskModel> Trainer<'_, M> {
         let rate = learning_rate(&self.config.schedule, self.num_steps);
         let clip_factor = clip_factor(grad_norm, self.config.optimizer.max_grad_norm);
         self.update(Update { learning_rate: rate, step, clip_factor }, slices, &mut clock)?;
-        let param_norm = self.gather_parameters(with_param_norm)?;
-        clock.lap(|seconds| &mut seconds.communication_exposed);
+        let param_norm = self.gather_parameters(with_param_norm, &mut clock)?;
 
         self.num_steps = step;
         self.counts = sum_counts(words.iter().map(|word| word.next_counts));

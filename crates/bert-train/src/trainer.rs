@@ -92,7 +92,7 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         let layout = model.layout().clone();
         let plans = bucket_plans(&layout);
         let own_params = own_params(&model, &layout, &states);
-        coordinator.set_buckets(plans.clone())?;
+        coordinator.set_buckets(plans.clone(), config.distributed.wire.into())?;
         let trees = layout.buckets.iter().map(|_| SlotTree::new()).collect();
         let mut trainer = Self {
             config,
@@ -135,7 +135,8 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         Ok(counts)
     }
 
-    /// Runs all own slots; the buckets go to the reduction while the last slot is still in its backward pass.
+    /// Runs all own slots; with overlap the buckets go to the reduction while the last slot is still in its backward
+    /// pass.
     pub(crate) fn forward_backward(
         &mut self,
         step: u64,
@@ -143,12 +144,12 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         clock: &mut PhaseClock,
     ) -> Result<Vec<SlotFigures>, TrainError> {
         let dropout = Key::new(self.config.run.seed, Purpose::Dropout).with(step);
-        let num_slots = batches.micro_batches.len();
+        let (num_slots, overlaps) = (batches.micro_batches.len(), self.overlaps());
         let mut figures = Vec::with_capacity(num_slots);
         for (idx, batch) in batches.micro_batches.iter().enumerate() {
             let mut sink = SlotSink {
                 trees: &mut self.trees,
-                reduction: (idx + 1 == num_slots).then_some(self.coordinator),
+                reduction: (idx + 1 == num_slots && overlaps).then_some(self.coordinator),
                 num_buckets_done: 0,
                 clock,
                 error: None,
@@ -178,12 +179,29 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         }
     }
 
+    /// Whether messages travel while there is something else to do.
+    fn overlaps(&self) -> bool {
+        self.config.distributed.overlap
+    }
+
+    /// Without overlap: starts the reduction of all buckets, after the backward pass of this step.
+    pub(crate) fn start_late_reduction(&mut self) -> Result<(), TrainError> {
+        if self.overlaps() {
+            return Ok(());
+        }
+        for (idx, tree) in self.trees.iter_mut().enumerate() {
+            self.coordinator.reduce_start(idx, tree.finish())?;
+        }
+        Ok(())
+    }
+
     /// Waits for the own slices of all buckets.
     pub(crate) fn finish_reduction(&mut self) -> Result<Vec<ReducedSlice>, TrainError> {
         let mut slices = Vec::with_capacity(self.plans.len());
-        for (idx, tree) in self.trees.iter_mut().enumerate() {
+        for idx in 0..self.plans.len() {
             let mut slice = self.coordinator.reduce_finish(idx)?;
-            tree.give_back(std::mem::take(&mut slice.buffer));
+            // Until the next gradient it receives whole buckets.
+            self.coordinator.recycle(std::mem::take(&mut slice.buffer));
             slices.push(slice);
         }
         Ok(slices)
@@ -256,15 +274,28 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         if section.kind == OptimizerKind::Lamb {
             return self.update_with_lamb(update, slices, clock);
         }
-        for (idx, slice) in slices.into_iter().enumerate() {
+        for (idx, slice) in self.share_gradients(slices)?.into_iter().enumerate() {
             let grads = self.own_gradient(idx, slice)?;
             clock.lap(|seconds| &mut seconds.communication_exposed);
             let params = &mut self.own_params[idx];
             update_bucket(&mut self.states[idx], section, update, params, &grads);
-            self.send_parameters(idx)?;
+            self.send_parameters(idx, grads)?;
             clock.lap(|seconds| &mut seconds.optimizer);
         }
         Ok(())
+    }
+
+    /// Where every rank updates everything: starts to give the own slices of the gradient to all ranks.
+    pub(crate) fn share_gradients(
+        &self,
+        mut slices: Vec<ReducedSlice>,
+    ) -> Result<Vec<ReducedSlice>, TrainError> {
+        if self.config.distributed.optimizer_state == OptimizerState::Replicated {
+            for (idx, slice) in slices.iter_mut().enumerate() {
+                self.coordinator.gather_start(idx, std::mem::take(&mut slice.values))?;
+            }
+        }
+        Ok(slices)
     }
 
     /// The gradient of the range that this rank updates.
@@ -275,29 +306,44 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
     ) -> Result<Vec<f32>, TrainError> {
         match self.config.distributed.optimizer_state {
             OptimizerState::Sharded => Ok(slice.values),
-            OptimizerState::Replicated => self.gather_gradient(bucket_idx, slice.values),
+            OptimizerState::Replicated => Ok(self.coordinator.gather_finish(bucket_idx)?),
         }
     }
 
     /// Sends the new parameters of the own range to the other ranks, where they have no state to update them.
-    pub(crate) fn send_parameters(&self, bucket_idx: usize) -> Result<(), TrainError> {
-        if self.config.distributed.optimizer_state == OptimizerState::Sharded {
-            self.coordinator.gather_start(bucket_idx, self.own_params[bucket_idx].clone())?;
+    /// `buffer`: the gradient of the own range, which is not needed any more.
+    pub(crate) fn send_parameters(
+        &mut self,
+        bucket_idx: usize,
+        mut buffer: Vec<f32>,
+    ) -> Result<(), TrainError> {
+        match self.config.distributed.optimizer_state {
+            OptimizerState::Sharded if self.overlaps() => {
+                buffer.clone_from(&self.own_params[bucket_idx]);
+                self.coordinator.gather_start(bucket_idx, buffer)?;
+            }
+            OptimizerState::Sharded => self.coordinator.recycle(buffer),
+            OptimizerState::Replicated => self.trees[bucket_idx].give_back(buffer),
         }
         Ok(())
     }
 
-    fn gather_gradient(&self, bucket_idx: usize, own: Vec<f32>) -> Result<Vec<f32>, TrainError> {
-        self.coordinator.gather_start(bucket_idx, own)?;
-        Ok(self.coordinator.gather_finish(bucket_idx)?)
-    }
-
     /// Puts the new parameters of all ranks into the model; returns their norm if asked for.
-    pub(crate) fn gather_parameters(&mut self, with_norm: bool) -> Result<Option<f64>, TrainError> {
+    pub(crate) fn gather_parameters(
+        &mut self,
+        with_norm: bool,
+        clock: &mut PhaseClock,
+    ) -> Result<Option<f64>, TrainError> {
+        let is_sharded = self.config.distributed.optimizer_state == OptimizerState::Sharded;
+        if is_sharded && !self.overlaps() {
+            for (idx, own) in self.own_params.iter().enumerate() {
+                self.coordinator.gather_start(idx, own.clone())?;
+            }
+        }
         let mut squared_norm = 0.0;
         for (idx, plan) in self.plans.iter().enumerate() {
-            let is_sharded = self.config.distributed.optimizer_state == OptimizerState::Sharded;
             let gathered = if is_sharded { Some(self.coordinator.gather_finish(idx)?) } else { None };
+            clock.lap(|seconds| &mut seconds.communication_exposed);
             let params = gathered.as_ref().unwrap_or(&self.own_params[idx]);
             self.model.write_bucket(idx, params);
             if with_norm {
@@ -306,8 +352,9 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
                 squared_norm += plan.blocks().iter().map(norm_of).sum::<f64>();
             }
             if let Some(buffer) = gathered {
-                self.coordinator.recycle(buffer);
+                self.trees[idx].give_back(buffer);
             }
+            clock.lap(|seconds| &mut seconds.optimizer);
         }
         Ok(with_norm.then(|| squared_norm.sqrt()))
     }

@@ -1,14 +1,17 @@
 //! `cargo xtask bench data`: the data pipeline beside its peers, on the same text and the same cores, in one run.
+//! `cargo xtask bench communication` is in its own file.
 //!
 //! Owns which comparisons are made. Every comparison is a number of pairs, ours and the peer taking turns, so that a
 //! machine that slows down slows both; what is inside a measured time is the business of the two programs.
 
+mod communication;
 mod figures;
 mod processes;
 mod report;
 
 use anyhow::Context;
 use clap::Args;
+pub use communication::{CommunicationArgs, communication};
 use figures::Comparison;
 use processes::{Bench, Peer};
 use serde_json::{Value, json};
@@ -86,7 +89,8 @@ pub fn data(root: &Path, args: &DataArgs) -> anyhow::Result<()> {
             .with_context(|| format!("failed to remove `{}`", corpus.work.display()))?;
     }
     let text = report::markdown(&machine, args, &comparisons)?;
-    let out = args.out.clone().unwrap_or_else(|| root.join("docs/benchmarks").join(machine.file_name()));
+    let out =
+        args.out.clone().unwrap_or_else(|| root.join("docs/benchmarks").join(machine.file_name("data")));
     std::fs::write(&out, &text).with_context(|| format!("failed to write `{}`", out.display()))?;
     println!("{text}\n==> bench: written to {}", out.display());
     Ok(())

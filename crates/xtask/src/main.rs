@@ -58,6 +58,8 @@ enum Command {
 enum BenchCommand {
     /// The data pipeline beside Hugging Face's collators and Google's script.
     Data(bench::DataArgs),
+    /// Our sum over ranks beside the all-reduce of the MPI library.
+    Communication(bench::CommunicationArgs),
 }
 
 fn main() -> ExitCode {
@@ -82,6 +84,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Fuzz { target, seconds } => fuzz::run(&root, target.as_deref(), seconds),
         Command::Test => run_all(&root, &steps::test(steps::has_nextest(&root), steps::has_libtorch())),
         Command::Bench(BenchCommand::Data(args)) => bench::data(&root, &args),
+        Command::Bench(BenchCommand::Communication(args)) => bench::communication(&root, &args),
     }
 }
 

@@ -12,6 +12,7 @@ pub(crate) enum CallKind {
     BroadcastBytes = 3,
     AllToAllSlices = 4,
     AllGatherSlices = 5,
+    AllToAllHalves = 6,
 }
 
 impl CallKind {
@@ -22,6 +23,7 @@ impl CallKind {
             CallKind::BroadcastBytes => "broadcast of bytes",
             CallKind::AllToAllSlices => "all-to-all of slices",
             CallKind::AllGatherSlices => "all-gather of slices",
+            CallKind::AllToAllHalves => "all-to-all of slices in bf16",
         }
     }
 }
@@ -56,7 +58,7 @@ impl fmt::Display for Call {
         write!(f, "call {}: {}", self.sequence, self.kind.name())?;
         match self.kind {
             CallKind::BroadcastBytes => write!(f, " from rank {}", self.extent)?,
-            CallKind::AllToAllSlices | CallKind::AllGatherSlices => {
+            CallKind::AllToAllSlices | CallKind::AllGatherSlices | CallKind::AllToAllHalves => {
                 write!(f, " over {} elements (layout {:016x})", self.extent, self.fingerprint)?;
             }
             CallKind::Barrier | CallKind::AllGatherBytes => {}
@@ -127,6 +129,7 @@ impl Call {
             3 => CallKind::BroadcastBytes,
             4 => CallKind::AllToAllSlices,
             5 => CallKind::AllGatherSlices,
+            6 => CallKind::AllToAllHalves,
             _ => return None,
         };
         let phase = wire.get(40..40 + usize::from(*wire.get(5)?))?;

@@ -32,11 +32,11 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The buffers of a finished exchange.
 #[derive(Debug, Default)]
-pub struct Exchanged {
+pub struct Exchanged<T = f32> {
     /// What was sent, given back unchanged for reuse.
-    pub send: Vec<f32>,
+    pub send: Vec<T>,
     /// What was received.
-    pub recv: Vec<f32>,
+    pub recv: Vec<T>,
 }
 
 /// Collective operations of one rank.
@@ -78,6 +78,15 @@ pub trait Communicator {
         bounds: &[usize],
         recv: Vec<f32>,
     ) -> Result<Exchanged, CommError>;
+
+    /// As [`all_to_all_slices`](Communicator::all_to_all_slices), for elements of 16 bits (bf16).
+    fn all_to_all_halves(
+        &mut self,
+        phase: &str,
+        send: Vec<u16>,
+        bounds: &[usize],
+        recv: Vec<u16>,
+    ) -> Result<Exchanged<u16>, CommError>;
 
     /// Gives the own slice to every rank.
     ///

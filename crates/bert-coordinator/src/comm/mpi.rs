@@ -23,7 +23,38 @@ use crate::world::World;
 const TAG_CALL: i32 = 1;
 /// Tag of messages that carry its data.
 const TAG_PAYLOAD: i32 = 2;
-const FLOAT_LEN: usize = size_of::<f32>();
+
+/// What slices are made of.
+trait Element: Copy + Default {
+    fn hold(elements: Vec<Self>) -> Buffer;
+    fn released(buffer: Buffer) -> Vec<Self>;
+}
+
+impl Element for f32 {
+    fn hold(elements: Vec<f32>) -> Buffer {
+        Buffer::Floats(elements)
+    }
+
+    fn released(buffer: Buffer) -> Vec<f32> {
+        let Buffer::Floats(elements) = buffer else {
+            unreachable!("a transfer returns the buffers it was given")
+        };
+        elements
+    }
+}
+
+impl Element for u16 {
+    fn hold(elements: Vec<u16>) -> Buffer {
+        Buffer::Halves(elements)
+    }
+
+    fn released(buffer: Buffer) -> Vec<u16> {
+        let Buffer::Halves(elements) = buffer else {
+            unreachable!("a transfer returns the buffers it was given")
+        };
+        elements
+    }
+}
 
 /// One process of an MPI job. Stays on the thread that created it.
 pub struct MpiCommunicator {
@@ -50,7 +81,7 @@ impl MpiCommunicator {
         let world = World::new(rank, num_ranks)
             .map_err(|err| CommError::Argument { phase: phase.to_owned(), problem: err.to_string() })?;
         Ok(MpiCommunicator {
-            version: library.version().map_err(|err| library_error(phase, err))?,
+            version: on_one_line(&library.version().map_err(|err| library_error(phase, err))?),
             library,
             world,
             num_calls: 0,
@@ -150,6 +181,37 @@ impl MpiCommunicator {
         Ok((buffers.next().expect("outbox"), buffers.next().expect("inbox")))
     }
 
+    /// [`transfer`](Self::transfer) of vectors of one type.
+    fn transfer_elements<T: Element>(
+        &self,
+        call: &Call,
+        (send, send_ranges): (Vec<T>, &[Range<usize>]),
+        (recv, recv_ranges): (Vec<T>, &[Range<usize>]),
+    ) -> Result<Exchanged<T>, CommError> {
+        let (send, recv) = self.transfer(call, (T::hold(send), send_ranges), (T::hold(recv), recv_ranges))?;
+        Ok(Exchanged { send: T::released(send), recv: T::released(recv) })
+    }
+
+    fn all_to_all<T: Element>(
+        &mut self,
+        (kind, phase): (CallKind, &str),
+        send: Vec<T>,
+        bounds: &[usize],
+        mut recv: Vec<T>,
+    ) -> Result<Exchanged<T>, CommError> {
+        check_slices(phase, self.world, bounds, Held::All, send.len())?;
+        self.run(|comm| {
+            let (rank, num_ranks) = (comm.world.rank(), comm.world.num_ranks());
+            let own_len = own_len(comm.world, bounds);
+            let call = comm.call(kind, phase, send.len(), bounds);
+            comm.announce(&call, size_of_val(&send[..]))?;
+            recv.resize(num_ranks * own_len, T::default());
+            recv[rank * own_len..][..own_len].copy_from_slice(&send[bounds[rank]..bounds[rank + 1]]);
+            let recv_ranges = part_ranges::<T>(num_ranks, own_len);
+            comm.transfer_elements(&call, (send, &slice_ranges::<T>(bounds)), (recv, &recv_ranges))
+        })
+    }
+
     /// Starts a message, cut into as many as its length needs; an empty one needs none.
     fn post(&self, flight: &mut Flight, call: &Call, whole: Message) -> Result<(), CommError> {
         for start in whole.range.clone().step_by(self.max_message_len) {
@@ -193,6 +255,12 @@ impl MpiCommunicator {
     }
 }
 
+/// A library's description without the long list of how it was built.
+fn on_one_line(version: &str) -> String {
+    let lines = version.lines().take_while(|line| !line.contains("configure:"));
+    lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
+}
+
 /// The peers that owe us something; if none does, those that do not take what we send.
 fn missing_peers(flight: &Flight) -> Vec<usize> {
     let peers = |direction| {
@@ -212,21 +280,14 @@ fn library_error(phase: &str, err: LibraryError) -> CommError {
 }
 
 /// Byte ranges of the slices, one per rank.
-fn slice_ranges(bounds: &[usize]) -> Vec<Range<usize>> {
-    bounds.windows(2).map(|pair| pair[0] * FLOAT_LEN..pair[1] * FLOAT_LEN).collect()
+fn slice_ranges<T>(bounds: &[usize]) -> Vec<Range<usize>> {
+    bounds.windows(2).map(|pair| pair[0] * size_of::<T>()..pair[1] * size_of::<T>()).collect()
 }
 
 /// Byte ranges of `num_parts` parts of equal length.
-fn part_ranges(num_parts: usize, num_elements: usize) -> Vec<Range<usize>> {
-    let part_len = num_elements * FLOAT_LEN;
+fn part_ranges<T>(num_parts: usize, num_elements: usize) -> Vec<Range<usize>> {
+    let part_len = num_elements * size_of::<T>();
     (0..num_parts).map(|part| part * part_len..(part + 1) * part_len).collect()
-}
-
-fn floats(buffers: (Buffer, Buffer)) -> Exchanged {
-    match buffers {
-        (Buffer::Floats(send), Buffer::Floats(recv)) => Exchanged { send, recv },
-        _ => unreachable!("a transfer returns the buffers it was given"),
-    }
 }
 
 impl Communicator for MpiCommunicator {
@@ -300,20 +361,19 @@ impl Communicator for MpiCommunicator {
         phase: &str,
         send: Vec<f32>,
         bounds: &[usize],
-        mut recv: Vec<f32>,
+        recv: Vec<f32>,
     ) -> Result<Exchanged, CommError> {
-        check_slices(phase, self.world, bounds, Held::All, send.len())?;
-        self.run(|comm| {
-            let (rank, num_ranks) = (comm.world.rank(), comm.world.num_ranks());
-            let own_len = own_len(comm.world, bounds);
-            let call = comm.call(CallKind::AllToAllSlices, phase, send.len(), bounds);
-            comm.announce(&call, send.len() * FLOAT_LEN)?;
-            recv.resize(num_ranks * own_len, 0.0);
-            recv[rank * own_len..][..own_len].copy_from_slice(&send[bounds[rank]..bounds[rank + 1]]);
-            let send = (Buffer::Floats(send), &slice_ranges(bounds)[..]);
-            let recv = (Buffer::Floats(recv), &part_ranges(num_ranks, own_len)[..]);
-            comm.transfer(&call, send, recv).map(floats)
-        })
+        self.all_to_all((CallKind::AllToAllSlices, phase), send, bounds, recv)
+    }
+
+    fn all_to_all_halves(
+        &mut self,
+        phase: &str,
+        send: Vec<u16>,
+        bounds: &[usize],
+        recv: Vec<u16>,
+    ) -> Result<Exchanged<u16>, CommError> {
+        self.all_to_all((CallKind::AllToAllHalves, phase), send, bounds, recv)
     }
 
     fn all_gather_slices(
@@ -327,12 +387,11 @@ impl Communicator for MpiCommunicator {
         self.run(|comm| {
             let (rank, num_ranks) = (comm.world.rank(), comm.world.num_ranks());
             let call = comm.call(CallKind::AllGatherSlices, phase, bounds[num_ranks], bounds);
-            comm.announce(&call, own.len() * FLOAT_LEN)?;
+            comm.announce(&call, size_of_val(&own[..]))?;
             recv.resize(bounds[num_ranks], 0.0);
             recv[bounds[rank]..bounds[rank + 1]].copy_from_slice(&own);
-            let send_ranges = vec![0..own.len() * FLOAT_LEN; num_ranks];
-            let recv = (Buffer::Floats(recv), &slice_ranges(bounds)[..]);
-            comm.transfer(&call, (Buffer::Floats(own), &send_ranges), recv).map(floats)
+            let send_ranges = vec![0..size_of_val(&own[..]); num_ranks];
+            comm.transfer_elements(&call, (own, &send_ranges), (recv, &slice_ranges::<f32>(bounds)))
         })
     }
 
@@ -350,5 +409,17 @@ impl Communicator for MpiCommunicator {
 
     fn abort(&mut self, code: i32) {
         self.library.abort(code);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::on_one_line;
+
+    #[test]
+    fn versions_are_short() {
+        let mpich = "MPICH Version:\t4.0.2\nMPICH Release date:\tThu Apr  7\nMPICH configure:\t--build=x\nMPICH CC:\tgcc\n";
+        assert_eq!(on_one_line(mpich), "MPICH Version: 4.0.2 MPICH Release date: Thu Apr 7");
+        assert_eq!(on_one_line("Open MPI v4.1.4,  package"), "Open MPI v4.1.4, package");
     }
 }

@@ -72,7 +72,7 @@ impl Library {
         Ok((usize::try_from(rank).unwrap_or(0), usize::try_from(size).unwrap_or(1)))
     }
 
-    /// The library's own description, on one line.
+    /// The library's own description.
     pub(super) fn version(&self) -> Result<String, LibraryError> {
         // SAFETY: a constant of the linked C shim.
         let max_len = usize::try_from(unsafe { ffi::RSMPI_MAX_LIBRARY_VERSION_STRING }).unwrap_or(0);
@@ -82,7 +82,7 @@ impl Library {
         check("MPI_Get_library_version", unsafe {
             ffi::MPI_Get_library_version(text.as_mut_ptr(), &mut len)
         })?;
-        Ok(c_text(&text).split_whitespace().collect::<Vec<_>>().join(" "))
+        Ok(c_text(&text))
     }
 
     /// Lets MPI work on whatever is on its way.
@@ -138,6 +138,7 @@ fn c_text(text: &[c_char]) -> String {
 pub(super) enum Buffer {
     Bytes(Vec<u8>),
     Floats(Vec<f32>),
+    Halves(Vec<u16>),
 }
 
 impl Buffer {
@@ -145,6 +146,7 @@ impl Buffer {
         match self {
             Buffer::Bytes(bytes) => bytes.len(),
             Buffer::Floats(floats) => floats.len() * size_of::<f32>(),
+            Buffer::Halves(halves) => halves.len() * size_of::<u16>(),
         }
     }
 
@@ -152,6 +154,7 @@ impl Buffer {
         match self {
             Buffer::Bytes(bytes) => bytes.as_mut_ptr(),
             Buffer::Floats(floats) => floats.as_mut_ptr().cast(),
+            Buffer::Halves(halves) => halves.as_mut_ptr().cast(),
         }
     }
 }
@@ -284,7 +287,7 @@ impl Flight {
         assert!(!self.pending().any(writes), "these bytes are still being received");
         match &self.buffers[buffer_idx] {
             Buffer::Bytes(bytes) => &bytes[range],
-            Buffer::Floats(_) => panic!("a buffer of floats lends no bytes"),
+            Buffer::Floats(_) | Buffer::Halves(_) => panic!("a buffer of numbers lends no bytes"),
         }
     }
 

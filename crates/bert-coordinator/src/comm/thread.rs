@@ -18,6 +18,46 @@ use crate::world::World;
 enum Payload {
     Bytes(Vec<u8>),
     Floats(Vec<f32>),
+    Halves(Vec<u16>),
+}
+
+/// What slices are made of.
+trait Element: Copy + Default {
+    fn hold(elements: Vec<Self>) -> Payload;
+    fn lent(payload: &Payload) -> &[Self];
+    fn released(payload: Payload) -> Vec<Self>;
+}
+
+impl Element for f32 {
+    fn hold(elements: Vec<f32>) -> Payload {
+        Payload::Floats(elements)
+    }
+
+    fn lent(payload: &Payload) -> &[f32] {
+        let Payload::Floats(elements) = payload else { unreachable!("equal calls lay down equal kinds") };
+        elements
+    }
+
+    fn released(payload: Payload) -> Vec<f32> {
+        let Payload::Floats(elements) = payload else { unreachable!("equal calls lay down equal kinds") };
+        elements
+    }
+}
+
+impl Element for u16 {
+    fn hold(elements: Vec<u16>) -> Payload {
+        Payload::Halves(elements)
+    }
+
+    fn lent(payload: &Payload) -> &[u16] {
+        let Payload::Halves(elements) = payload else { unreachable!("equal calls lay down equal kinds") };
+        elements
+    }
+
+    fn released(payload: Payload) -> Vec<u16> {
+        let Payload::Halves(elements) = payload else { unreachable!("equal calls lay down equal kinds") };
+        elements
+    }
 }
 
 struct Entry {
@@ -232,6 +272,28 @@ impl ThreadCommunicator {
     fn call(&self, kind: CallKind, phase: &str, extent: usize, bounds: &[usize]) -> Call {
         Call::new(kind, self.num_calls, phase, extent, bounds)
     }
+
+    fn all_to_all<T: Element>(
+        &mut self,
+        (kind, phase): (CallKind, &str),
+        send: Vec<T>,
+        bounds: &[usize],
+        mut recv: Vec<T>,
+    ) -> Result<Exchanged<T>, CommError> {
+        check_slices(phase, self.world, bounds, Held::All, send.len())?;
+        let call = self.call(kind, phase, send.len(), bounds);
+        let (rank, own_len) = (self.world.rank(), own_len(self.world, bounds));
+        let read = |all: &[Arc<Payload>]| {
+            recv.resize(all.len() * own_len, T::default());
+            for (peer, payload) in all.iter().enumerate() {
+                let slice = &T::lent(payload)[bounds[rank]..bounds[rank + 1]];
+                recv[peer * own_len..][..own_len].copy_from_slice(slice);
+            }
+            recv
+        };
+        let (send, recv) = self.exchange(call, T::hold(send), read)?;
+        Ok(Exchanged { send: T::released(send), recv })
+    }
 }
 
 fn indices_where<T>(items: &[T], wanted: impl Fn(&T) -> bool) -> Vec<usize> {
@@ -250,24 +312,8 @@ fn differing_calls(state: &State) -> Option<Vec<(usize, String)>> {
 
 impl Payload {
     fn bytes(&self) -> &[u8] {
-        match self {
-            Payload::Bytes(bytes) => bytes,
-            Payload::Floats(_) => unreachable!("equal calls lay down equal kinds"),
-        }
-    }
-
-    fn floats(&self) -> &[f32] {
-        match self {
-            Payload::Floats(floats) => floats,
-            Payload::Bytes(_) => unreachable!("equal calls lay down equal kinds"),
-        }
-    }
-
-    fn into_floats(self) -> Vec<f32> {
-        match self {
-            Payload::Floats(floats) => floats,
-            Payload::Bytes(_) => unreachable!("equal calls lay down equal kinds"),
-        }
+        let Payload::Bytes(bytes) = self else { unreachable!("equal calls lay down equal kinds") };
+        bytes
     }
 }
 
@@ -309,21 +355,19 @@ impl Communicator for ThreadCommunicator {
         phase: &str,
         send: Vec<f32>,
         bounds: &[usize],
-        mut recv: Vec<f32>,
+        recv: Vec<f32>,
     ) -> Result<Exchanged, CommError> {
-        check_slices(phase, self.world, bounds, Held::All, send.len())?;
-        let call = self.call(CallKind::AllToAllSlices, phase, send.len(), bounds);
-        let (rank, own_len) = (self.world.rank(), own_len(self.world, bounds));
-        let read = |all: &[Arc<Payload>]| {
-            recv.resize(all.len() * own_len, 0.0);
-            for (peer, payload) in all.iter().enumerate() {
-                let slice = &payload.floats()[bounds[rank]..bounds[rank + 1]];
-                recv[peer * own_len..][..own_len].copy_from_slice(slice);
-            }
-            recv
-        };
-        let (send, recv) = self.exchange(call, Payload::Floats(send), read)?;
-        Ok(Exchanged { send: send.into_floats(), recv })
+        self.all_to_all((CallKind::AllToAllSlices, phase), send, bounds, recv)
+    }
+
+    fn all_to_all_halves(
+        &mut self,
+        phase: &str,
+        send: Vec<u16>,
+        bounds: &[usize],
+        recv: Vec<u16>,
+    ) -> Result<Exchanged<u16>, CommError> {
+        self.all_to_all((CallKind::AllToAllHalves, phase), send, bounds, recv)
     }
 
     fn all_gather_slices(
@@ -339,12 +383,12 @@ impl Communicator for ThreadCommunicator {
         let read = |all: &[Arc<Payload>]| {
             recv.resize(num_elements, 0.0);
             for (peer, payload) in all.iter().enumerate() {
-                recv[bounds[peer]..bounds[peer + 1]].copy_from_slice(payload.floats());
+                recv[bounds[peer]..bounds[peer + 1]].copy_from_slice(f32::lent(payload));
             }
             recv
         };
         let (own, recv) = self.exchange(call, Payload::Floats(own), read)?;
-        Ok(Exchanged { send: own.into_floats(), recv })
+        Ok(Exchanged { send: f32::released(own), recv })
     }
 
     fn shutdown(&mut self) -> Result<(), CommError> {

@@ -46,6 +46,16 @@ impl Communicator for Broken {
         unreachable!("not called by these tests")
     }
 
+    fn all_to_all_halves(
+        &mut self,
+        _phase: &str,
+        _send: Vec<u16>,
+        _bounds: &[usize],
+        _recv: Vec<u16>,
+    ) -> Result<Exchanged<u16>, CommError> {
+        unreachable!("not called by these tests")
+    }
+
     fn all_gather_slices(
         &mut self,
         _phase: &str,
@@ -125,7 +135,7 @@ fn on_two_ranks(body: impl Fn(&Coordinator, &Barrier) + Sync) {
 #[test]
 fn starting_does_not_wait_for_peers() {
     on_two_ranks(|coordinator, meeting| {
-        coordinator.set_buckets(vec![BucketPlan::from_tensor_lens(&[5]); 3]).unwrap();
+        coordinator.set_buckets(vec![BucketPlan::from_tensor_lens(&[5]); 3], Wire::F32).unwrap();
         if coordinator.world().rank() == 1 {
             meeting.wait();
         }
@@ -144,9 +154,14 @@ fn starting_does_not_wait_for_peers() {
 
 #[test]
 fn steps_after_the_first_allocate_no_buckets() {
+    [Wire::F32, Wire::Bf16].into_iter().for_each(check_that_buckets_are_reused);
+}
+
+#[track_caller]
+fn check_that_buckets_are_reused(wire: Wire) {
     const LEN: usize = 50_000;
     on_two_ranks(|coordinator, _| {
-        coordinator.set_buckets(vec![BucketPlan::from_tensor_lens(&[LEN]); 2]).unwrap();
+        coordinator.set_buckets(vec![BucketPlan::from_tensor_lens(&[LEN]); 2], wire).unwrap();
         let mut gradients = vec![vec![1.0; LEN]; 2];
         let mut seen = HashSet::new();
         for step in 0..10 {

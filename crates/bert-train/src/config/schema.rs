@@ -71,7 +71,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
         ],
     ),
     ("checkpoint", &["every_steps", "keep_last", "resume"]),
-    ("distributed", &["optimizer_state", "wire", "timeout_seconds"]),
+    ("distributed", &["optimizer_state", "wire", "overlap", "timeout_seconds"]),
     ("device", &["backend"]),
     ("log", &["level", "progress"]),
     ("debug", &["steps", "num_ranks", "num_samples"]),

@@ -195,7 +195,15 @@ fn overrides_that_are_none_are_refused() {
 fn only_keys_that_change_numbers_are_hashed() {
     let hash = |overrides: &[&str]| config_hash(&load_demo(overrides).unwrap()).unwrap();
     let base = hash(&[]);
-    for free in ["run.name=x", "run.threads_per_rank=1", "checkpoint.keep_last=9", "log.level=debug"] {
+    for free in [
+        "run.name=x",
+        "run.threads_per_rank=1",
+        "checkpoint.keep_last=9",
+        "distributed.overlap=false",
+        "distributed.optimizer_state=replicated",
+        "distributed.timeout_seconds=7",
+        "log.level=debug",
+    ] {
         assert_eq!(hash(&[free]), base, "{free}");
     }
     for binding in [
@@ -204,6 +212,7 @@ fn only_keys_that_change_numbers_are_hashed() {
         "optimizer.epsilon=1e-8",
         "schedule.total_steps=9",
         "data.order=blocks",
+        "distributed.wire=bf16",
     ] {
         assert_ne!(hash(&[binding]), base, "{binding}");
     }

@@ -23,19 +23,7 @@ impl Bench {
     ///
     /// If it does not compile.
     pub fn build(root: &Path) -> anyhow::Result<Self> {
-        println!("==> bench: building data_speed");
-        let args = ["build", "--release", "-p", "bert-data", "--bench", "data_speed"];
-        let output = steps::cargo()
-            .args(args)
-            .arg("--message-format=json-render-diagnostics")
-            .current_dir(root)
-            .stderr(Stdio::inherit())
-            .output()
-            .context("failed to start cargo")?;
-        anyhow::ensure!(output.status.success(), "building data_speed failed ({})", output.status);
-        let messages = String::from_utf8_lossy(&output.stdout);
-        let program = messages.lines().rev().find_map(executable);
-        let program = program.context("cargo named no executable of data_speed")?;
+        let program = build(root, "data_speed", &["-p", "bert-data"])?;
         Ok(Self { program, scripts: root.join("crates/bert-data/benches/peers") })
     }
 
@@ -67,10 +55,30 @@ impl Bench {
     }
 }
 
-/// The executable of a message of cargo, if it is about one.
-fn executable(message: &str) -> Option<PathBuf> {
+/// Builds a bench and returns its executable.
+///
+/// # Errors
+///
+/// If it does not compile.
+pub fn build(root: &Path, bench: &str, selection: &[&str]) -> anyhow::Result<PathBuf> {
+    println!("==> bench: building {bench}");
+    let output = steps::cargo()
+        .args(["build", "--release", "--bench", bench, "--message-format=json-render-diagnostics"])
+        .args(selection)
+        .current_dir(root)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("failed to start cargo")?;
+    anyhow::ensure!(output.status.success(), "building {bench} failed ({})", output.status);
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let program = messages.lines().rev().find_map(|message| executable(message, bench));
+    program.with_context(|| format!("cargo named no executable of {bench}"))
+}
+
+/// The executable of a message of cargo, if it is about this bench.
+fn executable(message: &str, bench: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(message).ok()?;
-    (message["target"]["name"] == "data_speed").then_some(())?;
+    (message["target"]["name"] == bench).then_some(())?;
     Some(PathBuf::from(message["executable"].as_str()?))
 }
 
@@ -140,9 +148,9 @@ mod tests {
     #[test]
     fn the_executable_is_found_among_the_messages_of_cargo() {
         let message = r#"{"reason":"compiler-artifact","target":{"name":"data_speed"},"executable":"/a/b"}"#;
-        assert_eq!(executable(message), Some(PathBuf::from("/a/b")));
+        assert_eq!(executable(message, "data_speed"), Some(PathBuf::from("/a/b")));
         for other in [message.replace("data_speed", "bert_data"), message.replace("\"/a/b\"", "null")] {
-            assert_eq!(executable(&other), None);
+            assert_eq!(executable(&other, "data_speed"), None);
         }
     }
 }

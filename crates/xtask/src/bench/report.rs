@@ -28,9 +28,19 @@ impl Machine {
         Ok(Self { processor, date, load_before: load() })
     }
 
-    /// Name of the report.
-    pub fn file_name(&self) -> String {
-        format!("data-{}-{}.md", slug(&self.processor), self.date)
+    /// Name of the report about `what`.
+    pub fn file_name(&self, what: &str) -> String {
+        format!("{what}-{}-{}.md", slug(&self.processor), self.date)
+    }
+
+    /// Processor and date, for a title.
+    pub fn title(&self) -> String {
+        format!("{}, {}", self.processor, self.date)
+    }
+
+    /// The load before the measurement and now.
+    pub fn loads(&self) -> String {
+        format!("Load of the machine before {}, after {}.", self.load_before, load())
     }
 }
 

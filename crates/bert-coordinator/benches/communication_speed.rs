@@ -1,0 +1,192 @@
+//! One run of `cargo xtask bench communication`: our sum over ranks beside MPI_Allreduce, in one process, in turns.
+//!
+//! Started by mpirun with a task as JSON: `{"megabytes": [1, 4], "pairs": 9, "wire": "f32"}`. Rank 0 prints one JSON object
+//! per size, with the seconds of every measurement of both sides; a measurement is that of the slowest rank. Ours is
+//! what a training step does with a bucket, from the training thread through the channel and back: reduce (all-to-all of
+//! slices, sum in rank-tree order) and gather. Not timed: the barrier before, and filling the buffers.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measuring program talks in the shortest way")]
+
+use std::env;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bert_coordinator::{
+    BucketPlan, CommError, Communicator, Coordinator, CoordinatorOptions, Exchanged, Launch, MpiCommunicator,
+    Pulse, Wire, World,
+};
+use mpi::collective::SystemOperation;
+use mpi::topology::SimpleCommunicator;
+use mpi::traits::CommunicatorCollectives;
+use serde_json::{Value, json};
+
+/// The phase in which a broadcast is a call of the library's blocking all-reduce instead.
+const LIBRARY: &str = "MPI_Allreduce";
+const BYTES_PER_MB: usize = 1_000_000;
+/// Bytes that one measurement sums at least, so that small ones are not measured alone.
+const MEASURED_BYTES: usize = 32 * BYTES_PER_MB;
+
+fn main() {
+    let Some(task) = env::args().skip(1).find(|argument| argument.starts_with('{')) else {
+        println!("skipped: started without a task; use `cargo xtask bench communication`");
+        return;
+    };
+    let task: Value = serde_json::from_str(&task).unwrap();
+    let wire = if task["wire"] == "bf16" { Wire::Bf16 } else { Wire::F32 };
+    let options = CoordinatorOptions { timeout: Duration::from_secs(60) };
+    let make = || Ok(Box::new(BothSides::init()?) as Box<dyn Communicator>);
+    let coordinator = Coordinator::launch(Launch::Made(Box::new(make)), options).unwrap();
+    for megabytes in task["megabytes"].as_array().unwrap() {
+        let len = megabytes.as_f64().unwrap() * BYTES_PER_MB as f64 / size_of::<f32>() as f64;
+        let line = measure(&coordinator, len as usize, wire, task["pairs"].as_u64().unwrap());
+        if coordinator.world().is_first() {
+            println!("{line}");
+        }
+    }
+    coordinator.shutdown().unwrap();
+}
+
+/// Both sides in turns, after one round that is not counted.
+fn measure(coordinator: &Coordinator, len: usize, wire: Wire, num_pairs: u64) -> Value {
+    coordinator.set_buckets(vec![BucketPlan::from_tensor_lens(&[len])], wire).unwrap();
+    let num_rounds = (MEASURED_BYTES / (len * size_of::<f32>())).max(1);
+    let mut gradient = vec![1.0f32; len];
+    let (mut ours, mut library) = (Vec::new(), Vec::new());
+    for pair in 0..=num_pairs {
+        let own = our_rounds(coordinator, &mut gradient, num_rounds);
+        let own = slowest(coordinator, own);
+        let request = [len as u64, num_rounds as u64].map(u64::to_le_bytes).concat();
+        let answer = coordinator.broadcast_bytes(LIBRARY, 0, &request).unwrap();
+        let peer = slowest(coordinator, f64::from_le_bytes(answer.try_into().unwrap()));
+        if pair > 0 {
+            ours.push(own / num_rounds as f64);
+            library.push(peer / num_rounds as f64);
+        }
+    }
+    let (num_ranks, library_name) = (coordinator.world().num_ranks(), coordinator.library());
+    json!({"ranks": num_ranks, "bytes": len * size_of::<f32>(), "ours": ours, "library": library, "name": library_name})
+}
+
+fn our_rounds(coordinator: &Coordinator, gradient: &mut Vec<f32>, num_rounds: usize) -> f64 {
+    coordinator.barrier("before").unwrap();
+    let start = Instant::now();
+    for _round in 0..num_rounds {
+        coordinator.reduce_start(0, std::mem::take(gradient)).unwrap();
+        let reduced = coordinator.reduce_finish(0).unwrap();
+        *gradient = reduced.buffer;
+        coordinator.gather_start(0, reduced.values).unwrap();
+        coordinator.recycle(coordinator.gather_finish(0).unwrap());
+    }
+    start.elapsed().as_secs_f64()
+}
+
+/// A sum over ranks has taken as long as on the rank where it took longest.
+fn slowest(coordinator: &Coordinator, seconds: f64) -> f64 {
+    let all = coordinator.all_gather_bytes("seconds", &seconds.to_le_bytes()).unwrap();
+    all.into_iter().map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap())).fold(0.0, f64::max)
+}
+
+/// Ours, and on the same thread the library's own all-reduce.
+struct BothSides {
+    ours: MpiCommunicator,
+    send: Vec<f32>,
+    recv: Vec<f32>,
+}
+
+impl BothSides {
+    fn init() -> Result<BothSides, CommError> {
+        Ok(BothSides { ours: MpiCommunicator::init()?, send: Vec::new(), recv: Vec::new() })
+    }
+
+    /// Seconds of this many blocking all-reduces of `len` elements.
+    fn library_rounds(&mut self, len: usize, num_rounds: u64) -> Result<f64, CommError> {
+        self.send.resize(len, 1.0);
+        self.recv.resize(len, 0.0);
+        self.ours.barrier("before")?;
+        let start = Instant::now();
+        for _round in 0..num_rounds {
+            SimpleCommunicator::world().all_reduce_into(
+                &self.send[..],
+                &mut self.recv[..],
+                SystemOperation::sum(),
+            );
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let num_ranks = self.ours.world().num_ranks() as f32;
+        assert!(self.recv.iter().all(|value| *value == num_ranks), "the library has summed");
+        Ok(seconds)
+    }
+}
+
+impl Communicator for BothSides {
+    fn world(&self) -> World {
+        self.ours.world()
+    }
+
+    fn library(&self) -> String {
+        self.ours.library()
+    }
+
+    fn configure(&mut self, timeout: Duration, pulse: Arc<Pulse>) {
+        self.ours.configure(timeout, pulse);
+    }
+
+    fn barrier(&mut self, phase: &str) -> Result<(), CommError> {
+        self.ours.barrier(phase)
+    }
+
+    fn all_gather_bytes(&mut self, phase: &str, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CommError> {
+        self.ours.all_gather_bytes(phase, bytes)
+    }
+
+    fn broadcast_bytes(&mut self, phase: &str, root: usize, bytes: &[u8]) -> Result<Vec<u8>, CommError> {
+        if phase != LIBRARY {
+            return self.ours.broadcast_bytes(phase, root, bytes);
+        }
+        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+        let seconds = self.library_rounds(number(0) as usize, number(8))?;
+        Ok(seconds.to_le_bytes().to_vec())
+    }
+
+    fn all_to_all_slices(
+        &mut self,
+        phase: &str,
+        send: Vec<f32>,
+        bounds: &[usize],
+        recv: Vec<f32>,
+    ) -> Result<Exchanged, CommError> {
+        self.ours.all_to_all_slices(phase, send, bounds, recv)
+    }
+
+    fn all_to_all_halves(
+        &mut self,
+        phase: &str,
+        send: Vec<u16>,
+        bounds: &[usize],
+        recv: Vec<u16>,
+    ) -> Result<Exchanged<u16>, CommError> {
+        self.ours.all_to_all_halves(phase, send, bounds, recv)
+    }
+
+    fn all_gather_slices(
+        &mut self,
+        phase: &str,
+        own: Vec<f32>,
+        bounds: &[usize],
+        recv: Vec<f32>,
+    ) -> Result<Exchanged, CommError> {
+        self.ours.all_gather_slices(phase, own, bounds, recv)
+    }
+
+    fn idle(&mut self) {
+        self.ours.idle();
+    }
+
+    fn shutdown(&mut self) -> Result<(), CommError> {
+        self.ours.shutdown()
+    }
+
+    fn abort(&mut self, code: i32) {
+        self.ours.abort(code);
+    }
+}
