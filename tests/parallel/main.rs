@@ -6,5 +6,6 @@ mod support;
 
 mod classify;
 mod equality;
+mod faults;
 mod refusals;
 mod resume;

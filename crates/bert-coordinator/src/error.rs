@@ -118,6 +118,19 @@ impl CoordinatorError {
         }
     }
 
+    /// Whether every rank has this error, so that all of them can still leave in good order.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, CoordinatorError::Handshake { .. } | CoordinatorError::Plan(_))
+    }
+
+    /// The ranks that are gone or silent, as far as known.
+    pub fn lost_ranks(&self) -> &[usize] {
+        match self {
+            CoordinatorError::PeerFailed { ranks, .. } => ranks,
+            _ => &[],
+        }
+    }
+
     /// The error and its sources on one line.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();

@@ -10,12 +10,15 @@ use bert_coordinator::Coordinator;
 use crate::{
     checkpoint::manifest::Best,
     config::Config,
+    debug_checks::check_equal_parameters,
     error::TrainError,
+    failure_record, machine,
     metrics::MetricsFile,
+    phase::timed,
     ranks::agree,
     report::Reporter,
     run_dir::RunDir,
-    saver::{self, Identity, Snapshot, check_equal_parameters},
+    saver::{self, Identity, Snapshot},
     screen::Screen,
     signals::StopFlag,
     step::StepReport,
@@ -76,10 +79,13 @@ impl<T: Task> Session<'_, T> {
             let is_logged =
                 is_last || self.is_debug || step.is_multiple_of(self.config.train.log_every_steps);
             local.wants_stop = self.stop.is_set();
-            let report = trainer.step(&local, is_logged)?;
+            failure_record::note_step(step);
+            let report = trainer.step(&local, is_logged).map_err(|error| error.in_step(step))?;
+            local.save_seconds = 0.0;
             note(&mut local, reporter.step(&report, is_logged, self.task.step_figures(&report.figures)));
             if self.is_debug {
-                check_equal_parameters(self.coordinator, &trainer.model, step)?;
+                let checked = check_equal_parameters(self.coordinator, &trainer.model, step);
+                checked.map_err(|error| error.in_step(step))?;
                 tracing::info!(
                     "step {step}: parameters equal on all ranks, gradients finite; {}",
                     report.seconds
@@ -89,7 +95,9 @@ impl<T: Task> Session<'_, T> {
             let is_best = is_evaluated && self.evaluate(trainer, &mut reporter, &mut local)?;
             let ends_early = report.wants_stop || report.failure.is_some();
             if is_last || ends_early || is_best || is_due(step, self.config.checkpoint.every_steps) {
-                self.save(trainer)?;
+                let (saved, seconds) = timed(|| self.save(trainer));
+                saved.map_err(|error| error.in_step(step))?;
+                local.save_seconds = seconds;
             }
             if ends_early && !is_last {
                 return end_early(report);
@@ -117,7 +125,10 @@ impl<T: Task> Session<'_, T> {
     fn open_reporter(&self, num_steps: u64) -> Result<Reporter, TrainError> {
         let is_first = self.coordinator.world().is_first();
         let metrics = is_first.then(|| MetricsFile::open(&self.run_dir.metrics(), num_steps)).transpose();
-        Ok(Reporter::new(agree(self.coordinator, "metrics", metrics)?, self.screen.clone()))
+        let metrics = agree(self.coordinator, "metrics", metrics)?;
+        let hosts = self.coordinator.all_gather_bytes("names of hosts", machine::host_name().as_bytes())?;
+        let hosts = hosts.iter().map(|host| String::from_utf8_lossy(host).into_owned()).collect();
+        Ok(Reporter::new(metrics, self.screen.clone(), hosts))
     }
 
     /// Evaluates, and says whether there was no better one before.
