@@ -171,6 +171,16 @@ pub fn is_alive(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
+/// Whether the process ends within a few seconds: a launcher may end before all that it has killed.
+#[expect(clippy::disallowed_methods, reason = "a test that waits for another process has to sleep")]
+pub fn has_ended(pid: u32) -> bool {
+    let started = Instant::now();
+    while is_alive(pid) && started.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    !is_alive(pid)
+}
+
 fn run_kill(signal: &str, target: &str) {
     let arguments = [&format!("-{signal}"), "--", target];
     let status = Command::new("kill").args(arguments).status().unwrap();

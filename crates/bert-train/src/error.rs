@@ -43,7 +43,7 @@ pub enum TrainError {
     InStep {
         step: u64,
         #[source]
-        source: CoordinatorError,
+        source: Box<CoordinatorError>,
     },
     #[error("rank {rank} panicked; what it said is above")]
     Panicked { rank: usize },
@@ -96,7 +96,8 @@ impl TrainError {
             {
                 EXIT_DAMAGED
             }
-            Self::Coordinator(error) | Self::InStep { source: error, .. } => error.exit_code(),
+            Self::Coordinator(error) => error.exit_code(),
+            Self::InStep { source, .. } => source.exit_code(),
             Self::Hf(HfError::Io { .. }) => EXIT_FAILURE,
             Self::Hf(_) | Self::OtherRun { .. } => EXIT_DAMAGED,
             Self::Checkpoint(error) => error.exit_code(),
@@ -114,19 +115,19 @@ impl TrainError {
     /// What broke the exchange between ranks, if that is what happened: the ranks cannot leave together any more.
     #[must_use]
     pub fn broken_exchange(&self) -> Option<&CoordinatorError> {
-        match self {
-            Self::Coordinator(error) | Self::InStep { source: error, .. } => {
-                Some(error).filter(|error| !error.is_shared())
-            }
-            _ => None,
-        }
+        let error = match self {
+            Self::Coordinator(error) => error,
+            Self::InStep { source, .. } => source,
+            _ => return None,
+        };
+        Some(error).filter(|error| !error.is_shared())
     }
 
     /// The same error with the step in which it happened, where it would not say so itself.
     #[must_use]
     pub fn in_step(self, step: u64) -> Self {
         match self {
-            Self::Coordinator(source) => Self::InStep { step, source },
+            Self::Coordinator(source) => Self::InStep { step, source: Box::new(source) },
             other => other,
         }
     }

@@ -3,6 +3,7 @@
 //! Owns the file and the panic hook, which ends the whole job so that no peer waits for a dead rank.
 
 use std::{
+    fs,
     panic::{self, PanicHookInfo},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
@@ -12,7 +13,7 @@ use bert_coordinator::AbortHandle;
 use serde_json::json;
 
 use crate::{
-    error::{EXIT_FAILURE, TrainError, chain_of},
+    error::{EXIT_FAILURE, chain_of},
     run_dir::{RunDir, write_file},
 };
 
@@ -24,12 +25,8 @@ pub fn note_step(step: u64) {
     STEP.store(step, Ordering::Relaxed);
 }
 
-/// Writes the failure of a rank; does nothing before there is a run folder.
-pub fn write(run_dir: Option<&RunDir>, rank: usize, error: &TrainError) {
-    write_message(run_dir, rank, error.exit_code(), &chain_of(error));
-}
-
-fn write_message(run_dir: Option<&RunDir>, rank: usize, exit_code: i32, message: &str) {
+/// Writes the failure of a rank in words; does nothing before there is a run folder.
+pub fn write_message(run_dir: Option<&RunDir>, rank: usize, exit_code: i32, message: &str) {
     let Some(path) = run_dir.map(|run_dir| run_dir.error(rank)) else { return };
     if !path.parent().is_some_and(|folder| folder.is_dir()) {
         return;
@@ -45,6 +42,24 @@ fn write_message(run_dir: Option<&RunDir>, rank: usize, exit_code: i32, message:
     if let Err(error) = write_file(&path, record.to_string().as_bytes()) {
         tracing::warn!("{}", chain_of(&error));
     }
+}
+
+/// Whether a rank has recorded a failure since then.
+#[must_use]
+pub fn has_record_since(run_dir: Option<&RunDir>, rank: usize, moment: SystemTime) -> bool {
+    let Some(path) = run_dir.map(|run_dir| run_dir.error(rank)) else { return false };
+    fs::metadata(path).and_then(|found| found.modified()).is_ok_and(|modified| modified >= moment)
+}
+
+/// That ranks have died without a word, in this step.
+#[must_use]
+pub fn describe_death(ranks: &[usize], what_is_known: &str) -> String {
+    let names: Vec<String> = ranks.iter().map(ToString::to_string).collect();
+    format!(
+        "step {}: rank {} was killed (out of memory, kill -9 or a crash){what_is_known}",
+        STEP.load(Ordering::Relaxed),
+        names.join(", ")
+    )
 }
 
 /// After a panic of any thread: says it with `speak`, writes the record, and ends all ranks. Only the first panic counts.

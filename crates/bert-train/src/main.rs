@@ -10,6 +10,7 @@ use bert_train::{
     config::{self, Config},
     error::{EXIT_DONE, EXIT_STOPPED, TrainError, chain_of},
     failure_record, launch,
+    peers::{Peers, Watch},
     ranks::agree,
     run_dir::RunDir,
     session::Outcome,
@@ -96,7 +97,10 @@ fn run_ranks(
     let rank = coordinator.world().rank();
     let run_dir = loaded.as_ref().ok().map(|config| RunDir::new(config.run_dir()));
     failure_record::install_panic_hook(coordinator.abort_handle(), rank, run_dir.clone(), print_message);
+    let mut peers = None;
     let result = agree(&coordinator, "configuration", loaded).and_then(|config| {
+        let met = &*peers.insert(Peers::meet(&coordinator)?);
+        let _watch = Watch::start(met.clone(), run_dir.clone(), coordinator.abort_handle(), print_message)?;
         launch::run_rank(&config, &coordinator, launcher, stop, false).map(|run| run.outcome)
     });
     match result {
@@ -104,10 +108,13 @@ fn run_ranks(
         Ok(Outcome::Stopped) => Ok(leave(coordinator, EXIT_STOPPED)),
         Err(error) => {
             let is_speaker = is_speaker(&error, rank);
+            let lost = error.broken_exchange().map_or(&[][..], CoordinatorError::lost_ranks);
+            let known = peers.map_or(String::new(), |peers| peers.describe(lost));
+            let message = chain_of(&error) + &known;
             if is_speaker {
-                print_error(&error);
+                print_message(&message);
             }
-            failure_record::write(run_dir.as_ref(), rank, &error);
+            failure_record::write_message(run_dir.as_ref(), rank, error.exit_code(), &message);
             Ok(end(coordinator, &error, is_speaker))
         }
     }

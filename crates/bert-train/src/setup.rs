@@ -74,9 +74,13 @@ pub fn prepare_run_dir(
 /// [`TrainError`] on every rank, naming the item and the ranks that differ.
 pub fn check_same_start(coordinator: &Coordinator, config: &Config, version: &str) -> Result<(), TrainError> {
     let json = |error: serde_json::Error| TrainError::Setup(error.to_string());
+    coordinator.check_equal(&[("program version", version.to_string())])?;
+    let keys = fingerprint::numeric_keys(config).map_err(json)?;
+    let first = coordinator.broadcast_bytes("configuration", 0, keys.to_string().as_bytes())?;
+    let differences = fingerprint::differences(&serde_json::from_slice(&first).map_err(json)?, &keys);
+    let compared = if differences.is_empty() { "that of rank 0".to_string() } else { differences.join(", ") };
     coordinator.check_equal(&[
-        ("program version", version.to_string()),
-        ("configuration", fingerprint::config_hash(config).map_err(json)?),
+        ("configuration", compared),
         ("optimizer state", format!("{:?}", config.distributed.optimizer_state)),
         ("rhythm", format!("{:?} {:?}", config.checkpoint, config.train)),
     ])?;
