@@ -314,6 +314,14 @@ fn sigusr1_to_one_rank_stops_all() {
 }
 
 #[test]
+fn sigterm_to_mpirun_is_no_death_of_a_rank() {
+    if has_mpirun() {
+        // The ranks end with 75, but Open MPI's mpirun answers SIGTERM with an exit code of its own.
+        check_stops(&[], 1, |running| running.signal("TERM"));
+    }
+}
+
+#[test]
 fn sigusr1_twice_stops_once() {
     if has_mpirun() {
         check_stops(&[], 75, |running| {

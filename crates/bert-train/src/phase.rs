@@ -62,11 +62,11 @@ impl PhaseSeconds {
     /// What the rank did itself in the step: all but waiting for others. Steps end together, so their whole times
     /// are equal; this part tells the ranks apart.
     #[must_use]
-    pub fn busy(&self) -> f64 {
+    pub fn own(&self) -> f64 {
         self.step - self.communication_exposed
     }
 
-    /// The phases that [`busy`](Self::busy) consists of, with their keys.
+    /// The phases that [`own`](Self::own) consists of, with their keys.
     #[must_use]
     pub fn own_phases(&self) -> [(&'static str, f64); 4] {
         [

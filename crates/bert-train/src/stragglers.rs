@@ -22,7 +22,7 @@ pub struct Straggler {
     /// Its own time per step as a multiple of the median over ranks.
     pub factor: f64,
     /// Its own seconds per step: the whole step without waiting for others.
-    pub busy: f64,
+    pub own_seconds: f64,
     /// The phase that is furthest above the median of that phase.
     pub phase: &'static str,
     /// Seconds per step in that phase, and the median of all ranks.
@@ -36,7 +36,7 @@ impl fmt::Display for Straggler {
             formatter,
             "straggler: rank {} on {} took {:.2} times the median over the last {WINDOW_STEPS} steps ({:.4} s per step \
              without waiting for others); slowest phase {}: {own:.4} s, median {median:.4} s",
-            self.rank, self.host, self.factor, self.busy, self.phase
+            self.rank, self.host, self.factor, self.own_seconds, self.phase
         )
     }
 }
@@ -80,10 +80,10 @@ impl Stragglers {
 /// The ranks whose own time is more than [`LIMIT`] times the median; `means` and `hosts` by rank.
 #[must_use]
 pub fn find(means: &[PhaseSeconds], hosts: &[String]) -> Vec<Straggler> {
-    let median_busy = median(means.iter().map(PhaseSeconds::busy));
+    let median_own = median(means.iter().map(PhaseSeconds::own));
     let mut found = Vec::new();
     for (rank, seconds) in means.iter().enumerate() {
-        if seconds.busy() <= LIMIT * median_busy {
+        if seconds.own() <= LIMIT * median_own {
             continue;
         }
         let medians = (0..).map(|idx: usize| median(means.iter().map(|rank| rank.own_phases()[idx].1)));
@@ -94,8 +94,8 @@ pub fn find(means: &[PhaseSeconds], hosts: &[String]) -> Vec<Straggler> {
         found.push(Straggler {
             rank,
             host: hosts.get(rank).cloned().unwrap_or_default(),
-            factor: seconds.busy() / median_busy.max(f64::MIN_POSITIVE),
-            busy: seconds.busy(),
+            factor: seconds.own() / median_own.max(f64::MIN_POSITIVE),
+            own_seconds: seconds.own(),
             phase,
             phase_seconds: (own, median),
         });
