@@ -6,6 +6,7 @@ mod support;
 
 mod classify;
 mod equality;
+mod faults;
 mod refusals;
 mod resume;
 mod saves;

@@ -2,13 +2,12 @@
 
 use std::{
     fs,
-    process::Command,
     time::{Duration, Instant},
 };
 
 use crate::support::{
-    BERT_TRAIN, Workspace, flip_bit,
-    process::{has_mpirun, mpirun, run},
+    Workspace, flip_bit,
+    process::{has_mpirun, run},
 };
 
 /// A refusal comes long before any timeout of a communicator.
@@ -66,35 +65,6 @@ fn shard_file(workspace: &Workspace) -> std::path::PathBuf {
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "bin")).unwrap()
-}
-
-#[test]
-fn ranks_with_different_configurations_are_told_apart() {
-    if !has_mpirun() {
-        return;
-    }
-    let workspace = Workspace::new();
-    let mut command: Command = mpirun(1);
-    command.arg(BERT_TRAIN);
-    workspace.add_arguments(&mut command, "mixed", &[]);
-    command.args([":", "-n", "1", BERT_TRAIN]);
-    workspace.add_arguments(&mut command, "mixed", &["optimizer.epsilon=1e-8"]);
-    run(command).expect_code(2).expect_error(&["configuration", "rank 0", "rank 1"]);
-}
-
-#[test]
-fn a_missing_rank_is_named_within_the_timeout() {
-    if !has_mpirun() {
-        return;
-    }
-    let workspace = Workspace::new();
-    let mut command: Command = mpirun(1);
-    command.arg(BERT_TRAIN);
-    workspace.add_arguments(&mut command, "lonely", &["distributed.timeout_seconds=3"]);
-    // The second process joins MPI's world but never takes part.
-    command.args([":", "-n", "1", "sleep", "60"]);
-    let finished = run(command);
-    assert_ne!(finished.exit_code, Some(0), "{}", finished.stderr);
 }
 
 #[test]

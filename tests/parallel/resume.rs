@@ -10,14 +10,6 @@ use crate::support::{
 /// Enough steps to be caught in the middle.
 const STEPS: &str = "schedule.total_steps=600";
 
-/// Waits until the run has logged this many steps.
-fn wait_for_step(running: &mut Running, workspace: &Workspace, name: &str, step: usize) {
-    let metrics = workspace.run_dir(name).join("metrics.jsonl");
-    running.wait_until("the step", || {
-        std::fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() >= step)
-    });
-}
-
 #[track_caller]
 fn check_like_straight_run(workspace: &Workspace, name: &str) {
     assert_eq!(workspace.curve(name), workspace.curve("straight"));
@@ -32,7 +24,7 @@ fn stop_and_go_on(command: fn(&Workspace) -> Command, signal: &str, exit_code: i
     let workspace = Workspace::new();
     run(workspace.mpirun(2, "straight", &[STEPS])).expect_code(0);
     let mut running = Running::start(command(&workspace));
-    wait_for_step(&mut running, &workspace, "stopped", 5);
+    running.wait_for_step(&workspace, "stopped", 5);
     running.signal(signal);
     let finished = running.finish().expect_code(exit_code);
     assert!(finished.stderr.contains("stopped after step"), "{}", finished.stderr);
@@ -78,7 +70,7 @@ fn a_lone_process_stops_on_sigterm_and_goes_on_with_two_ranks() {
     let workspace = Workspace::new();
     run(workspace.solo("straight", &[STEPS])).expect_code(0);
     let mut running = Running::start(workspace.solo("stopped", &[STEPS]));
-    wait_for_step(&mut running, &workspace, "stopped", 5);
+    running.wait_for_step(&workspace, "stopped", 5);
     running.signal("TERM");
     running.finish().expect_code(75);
     run(workspace.mpirun(2, "stopped", &[STEPS])).expect_code(0);
@@ -95,7 +87,7 @@ fn kill_9_loses_nothing_but_time() {
     run(workspace.mpirun(2, "straight", &overrides)).expect_code(0);
     for after in [50, 130, 300] {
         let mut running = Running::start(workspace.mpirun(2, "killed", &overrides));
-        wait_for_step(&mut running, &workspace, "killed", after);
+        running.wait_for_step(&workspace, "killed", after);
         running.signal_group("KILL");
         running.finish();
     }
@@ -127,24 +119,6 @@ fn every_way_to_end_and_every_number_of_ranks_in_one_run() {
     assert!(finished.stderr.contains("continuing after step"), "{}", finished.stderr);
     assert_eq!(workspace.metrics_text("changing"), workspace.metrics_text("straight"));
     assert_eq!(workspace.hash("changing", 300), workspace.hash("straight", 300));
-}
-
-#[test]
-fn a_killed_rank_ends_the_others() {
-    if !has_mpirun() {
-        return;
-    }
-    let workspace = Workspace::new();
-    let mut running = Running::start(workspace.mpirun(
-        3,
-        "victim",
-        &["schedule.total_steps=100000", "train.global_batch_size=24"],
-    ));
-    wait_for_step(&mut running, &workspace, "victim", 3);
-    let status =
-        Command::new("pkill").args(["-KILL", "--newest", "--full", "run.name=victim"]).status().unwrap();
-    assert!(status.success());
-    assert_ne!(running.finish().exit_code, Some(0));
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod support;
 mod classify;
 mod command_line;
 mod continuation;
+mod faults;
 mod lineage;
 mod reference;
 mod refusals;

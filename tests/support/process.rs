@@ -73,6 +73,32 @@ impl Running {
         run_kill(name, &self.child.id().to_string());
     }
 
+    /// Process id of a rank that this process (`mpirun`) has started, once it is there.
+    #[track_caller]
+    pub fn rank_pid(&mut self, rank: usize) -> u32 {
+        let parent = self.child.id();
+        let mut found = None;
+        self.wait_until("the start of the rank", || {
+            found = rank_of(parent, rank);
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    /// Moment of the start.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Waits until the run has logged this many steps.
+    #[track_caller]
+    pub fn wait_for_step(&mut self, workspace: &super::Workspace, name: &str, step: usize) {
+        let metrics = workspace.run_dir(name).join("metrics.jsonl");
+        self.wait_until("the step", || {
+            std::fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() >= step)
+        });
+    }
+
     /// Sends a signal to the whole group: launcher and ranks.
     pub fn signal_group(&self, name: &str) {
         run_kill(name, &format!("-{}", self.child.id()));
@@ -117,6 +143,42 @@ impl Drop for Running {
         }
         let _ = self.child.wait();
     }
+}
+
+/// The child of `parent` that Open MPI or MPICH calls by this rank.
+fn rank_of(parent: u32, rank: usize) -> Option<u32> {
+    let names = [format!("OMPI_COMM_WORLD_RANK={rank}"), format!("PMI_RANK={rank}")];
+    let is_rank = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let mut variables = environment.split(|byte| *byte == 0);
+        after_name.split_whitespace().nth(1) == Some(&parent.to_string())
+            && variables.any(|variable| names.iter().any(|name| name.as_bytes() == variable))
+    };
+    let entries = std::fs::read_dir("/proc").unwrap();
+    let mut pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.find(is_rank)
+}
+
+/// Sends a signal to one process.
+pub fn signal_pid(signal: &str, pid: u32) {
+    run_kill(signal, &pid.to_string());
+}
+
+/// Whether the process is there and not a mere entry waiting for its parent.
+pub fn is_alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Whether the process ends within a few seconds: a launcher may end before all that it has killed.
+#[expect(clippy::disallowed_methods, reason = "a test that waits for another process has to sleep")]
+pub fn has_ended(pid: u32) -> bool {
+    let started = Instant::now();
+    while is_alive(pid) && started.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    !is_alive(pid)
 }
 
 fn run_kill(signal: &str, target: &str) {

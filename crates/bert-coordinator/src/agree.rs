@@ -31,14 +31,28 @@ impl Coordinator {
     /// The shared failure. If the ranks cannot even exchange their results: the own failure where
     /// there is one, otherwise what broke the exchange.
     pub fn agree<T>(&self, phase: &str, local: Result<T, Failure>) -> Result<T, Failure> {
+        self.try_agree(phase, local)?
+    }
+
+    /// As [`Coordinator::agree`], but tells what all ranks know from what broke the exchange: `Ok` holds
+    /// the shared result.
+    ///
+    /// # Errors
+    ///
+    /// What broke the exchange, unless this rank has a failure of its own, which is then the result.
+    pub fn try_agree<T>(
+        &self,
+        phase: &str,
+        local: Result<T, Failure>,
+    ) -> Result<Result<T, Failure>, CoordinatorError> {
         let own = local.as_ref().err();
         let gathered = to_message(&own).and_then(|message| self.all_gather_bytes(phase, &message));
         let all = gathered.and_then(|all| from_messages::<Option<Failure>>(phase, &all));
         match (all, local) {
-            (Ok(all), Ok(value)) => shared_failure(all).map_or(Ok(value), Err),
-            (Ok(all), Err(own)) => Err(shared_failure(all).unwrap_or(own)),
-            (Err(_), Err(own)) => Err(own),
-            (Err(err), Ok(_)) => Err(err.into()),
+            (Ok(all), Ok(value)) => Ok(shared_failure(all).map_or(Ok(value), Err)),
+            (Ok(all), Err(own)) => Ok(Err(shared_failure(all).unwrap_or(own))),
+            (Err(_), Err(own)) => Ok(Err(own)),
+            (Err(err), Ok(_)) => Err(err),
         }
     }
 

@@ -134,7 +134,7 @@ impl Coordinator {
             .name("communication".to_owned())
             .spawn(body)
             .map_err(|err| CoordinatorError::Launch { problem: format!("no communication thread: {err}") })?;
-        let phase = "launch".to_owned();
+        let phase = "start of communication, which waits for all ranks of the launcher".to_owned();
         let ready: Ready = when_ready.recv_timeout(options.timeout).map_err(|err| match err {
             RecvTimeoutError::Timeout => CoordinatorError::ThreadStuck { phase, waited: options.timeout },
             RecvTimeoutError::Disconnected => CoordinatorError::ThreadDied { phase },

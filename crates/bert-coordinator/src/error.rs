@@ -118,6 +118,19 @@ impl CoordinatorError {
         }
     }
 
+    /// Whether every rank has this error, so that all of them can still leave in good order.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, CoordinatorError::Handshake { .. } | CoordinatorError::Plan(_))
+    }
+
+    /// The ranks that are gone or silent, as far as known.
+    pub fn lost_ranks(&self) -> &[usize] {
+        match self {
+            CoordinatorError::PeerFailed { ranks, .. } => ranks,
+            _ => &[],
+        }
+    }
+
     /// The error and its sources on one line.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
@@ -156,11 +169,13 @@ mod tests {
             CommError::PeersMissing { phase: phase(), missing: vec![2], waited: Duration::from_millis(1500) };
         let missing = CoordinatorError::from_comm("reduce", missing);
         assert_eq!(missing.exit_code(), 5);
+        assert_eq!((missing.lost_ranks(), missing.is_shared()), (&[2][..], false));
         assert!(missing.chain().contains("no sign of rank 2 within 1.5 s"), "{}", missing.chain());
         let differ = CoordinatorError::from_comm("reduce", CommError::CallsDiffer { calls: Vec::new() });
         assert_eq!(differ.exit_code(), 1);
         let plan = PlanError::SlotsNotDivisible { num_slots: 8, num_ranks: 3 };
-        assert_eq!(CoordinatorError::from(plan).exit_code(), 2);
+        let plan = CoordinatorError::from(plan);
+        assert_eq!((plan.exit_code(), plan.is_shared()), (2, true));
         assert_eq!(CoordinatorError::ThreadDied { phase: phase() }.exit_code(), 1);
     }
 }

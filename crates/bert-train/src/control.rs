@@ -3,8 +3,9 @@
 //! Owns the fields, their byte form and how words are combined. Every decision of a step (skip, save, stop)
 //! is taken from the gathered words, so all ranks take it alike. Never sends anything itself.
 
-use std::fmt;
+use std::ops::Range;
 
+pub use crate::phase::PhaseSeconds;
 use crate::{
     figures::{ObjectiveSums, SlotFigures},
     saver::report::{SaveReport, SaveStage},
@@ -13,7 +14,9 @@ use crate::{
 /// Length of a slot's figures in a word, in 64-bit units.
 const SLOT_UNITS: usize = 6;
 /// Length of the fixed part of a word, in 64-bit units.
-const HEAD_UNITS: usize = 20;
+const HEAD_UNITS: usize = 14 + PhaseSeconds::NUM_FIELDS;
+/// Where the times are.
+const SECONDS: Range<usize> = 8..8 + PhaseSeconds::NUM_FIELDS;
 
 /// What the losses of a global batch are divided by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,38 +25,6 @@ pub struct BatchCounts {
     pub num_masked: u64,
     /// Labelled rows, which the loss over sentence pairs or classes is divided by.
     pub num_rows: u64,
-}
-
-/// Wall seconds of a rank's step by phase.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct PhaseSeconds {
-    /// Whole step.
-    pub step: f64,
-    /// Waiting for batches.
-    pub data_wait: f64,
-    /// Forward passes.
-    pub forward: f64,
-    /// Backward passes, sums over slots included.
-    pub backward: f64,
-    /// Waiting for other ranks or for the wire.
-    pub communication_exposed: f64,
-    /// Norms, update of the own slice, new parameters into the model.
-    pub optimizer: f64,
-}
-
-impl fmt::Display for PhaseSeconds {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "{:.4} s: data {:.4}, forward {:.4}, backward {:.4}, communication {:.4}, optimizer {:.4}",
-            self.step,
-            self.data_wait,
-            self.forward,
-            self.backward,
-            self.communication_exposed,
-            self.optimizer
-        )
-    }
 }
 
 /// One rank's word of one step.
@@ -89,7 +60,6 @@ impl ControlWord {
     /// The word as bytes (little endian).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let seconds = &self.seconds;
         let mut units: Vec<u64> = vec![
             self.step,
             u64::from(self.is_spoiled),
@@ -99,19 +69,16 @@ impl ControlWord {
             self.next_counts.num_masked,
             self.next_counts.num_rows,
             self.peak_rss_bytes,
-            seconds.step.to_bits(),
-            seconds.data_wait.to_bits(),
-            seconds.forward.to_bits(),
-            seconds.backward.to_bits(),
-            seconds.communication_exposed.to_bits(),
-            seconds.optimizer.to_bits(),
+        ];
+        units.extend(self.seconds.to_array().map(f64::to_bits));
+        units.extend([
             self.slots.len() as u64,
             self.block_norms.len() as u64,
             u64::from(self.failure.is_some()),
             self.failure.as_ref().map_or(0, |(exit_code, _)| u64::from(exit_code.unsigned_abs())),
             self.save.stage.tag(),
             self.save.text.len() as u64,
-        ];
+        ]);
         debug_assert_eq!(units.len(), HEAD_UNITS);
         for slot in &self.slots {
             for sums in [&slot.tokens, &slot.rows] {
@@ -129,12 +96,15 @@ impl ControlWord {
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let head = units_of(bytes.get(..HEAD_UNITS * 8)?);
-        let (num_slots, num_norms) = (usize::try_from(head[14]).ok()?, usize::try_from(head[15]).ok()?);
+        let seconds = head.get(SECONDS)?.as_array()?.map(f64::from_bits);
+        let &[num_slots, num_norms, has_failed, exit_code, save_tag, save_len] =
+            head.get(SECONDS.end..)?.as_array()?;
+        let (num_slots, num_norms) = (usize::try_from(num_slots).ok()?, usize::try_from(num_norms).ok()?);
         let norms_start = HEAD_UNITS.checked_add(num_slots.checked_mul(SLOT_UNITS)?)?;
         let text_start = norms_start.checked_add(num_norms)?.checked_mul(8)?;
         let slots = units_of(bytes.get(HEAD_UNITS * 8..norms_start * 8)?);
         let norms = units_of(bytes.get(norms_start * 8..text_start)?);
-        let message_start = text_start.checked_add(usize::try_from(head[19]).ok()?)?;
+        let message_start = text_start.checked_add(usize::try_from(save_len).ok()?)?;
         let save_text = String::from_utf8_lossy(bytes.get(text_start..message_start)?).into_owned();
         let message = String::from_utf8_lossy(bytes.get(message_start..)?).into_owned();
         Some(Self {
@@ -145,18 +115,11 @@ impl ControlWord {
             num_positions: head[4],
             next_counts: BatchCounts { num_masked: head[5], num_rows: head[6] },
             peak_rss_bytes: head[7],
-            seconds: PhaseSeconds {
-                step: f64::from_bits(head[8]),
-                data_wait: f64::from_bits(head[9]),
-                forward: f64::from_bits(head[10]),
-                backward: f64::from_bits(head[11]),
-                communication_exposed: f64::from_bits(head[12]),
-                optimizer: f64::from_bits(head[13]),
-            },
+            seconds: PhaseSeconds::from_array(seconds),
             slots: slots.chunks_exact(SLOT_UNITS).map(decode_slot).collect(),
             block_norms: norms.into_iter().map(f64::from_bits).collect(),
-            failure: (head[16] != 0).then_some((i32::try_from(head[17]).unwrap_or(1), message)),
-            save: SaveReport { stage: SaveStage::from_tag(head[18])?, text: save_text },
+            failure: (has_failed != 0).then_some((i32::try_from(exit_code).unwrap_or(1), message)),
+            save: SaveReport { stage: SaveStage::from_tag(save_tag)?, text: save_text },
         })
     }
 }
@@ -208,7 +171,7 @@ mod tests {
                 save: SaveReport { stage: SaveStage::from_tag(tag).unwrap(), text },
                 next_counts: BatchCounts { num_masked: 17, num_rows: 19 },
                 seconds: PhaseSeconds { step: 1.5, data_wait: 0.25, forward: 3.0, backward: 5.0,
-                    communication_exposed: 6.0, optimizer: 9.0 } };
+                    communication_exposed: 6.0, optimizer: 9.0, save: 12.0 } };
             prop_assert_eq!(ControlWord::decode(&word.encode()), Some(word));
         }
 

@@ -39,6 +39,18 @@ pub enum TrainError {
     Hf(#[from] HfError),
     #[error(transparent)]
     Coordinator(#[from] CoordinatorError),
+    #[error("step {step}")]
+    InStep {
+        step: u64,
+        #[source]
+        source: Box<CoordinatorError>,
+    },
+    #[error("rank {rank} panicked; what it said is above")]
+    Panicked { rank: usize },
+    #[error(
+        "step {step}: the ranks do not hold the same parameters: {what} differs between the ranks {groups}; this is an error of the program or of a machine's memory"
+    )]
+    UnequalParameters { step: u64, what: String, groups: String },
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error("{step}: `{path}`")]
@@ -79,14 +91,44 @@ impl TrainError {
                 DataErrorKind::Damaged => EXIT_DAMAGED,
                 DataErrorKind::Other => EXIT_FAILURE,
             },
+            Self::Coordinator(CoordinatorError::Handshake { item, .. })
+                if ["corpus", "tokenizer"].contains(&item.as_str()) =>
+            {
+                EXIT_DAMAGED
+            }
             Self::Coordinator(error) => error.exit_code(),
+            Self::InStep { source, .. } => source.exit_code(),
             Self::Hf(HfError::Io { .. }) => EXIT_FAILURE,
             Self::Hf(_) | Self::OtherRun { .. } => EXIT_DAMAGED,
             Self::Checkpoint(error) => error.exit_code(),
             Self::Occupied { .. } | Self::Usage(_) => EXIT_CONFIG,
             Self::NonFinite { .. } => EXIT_NON_FINITE,
-            Self::Model(_) | Self::Io { .. } | Self::Setup(_) => EXIT_FAILURE,
+            Self::Model(_)
+            | Self::Io { .. }
+            | Self::Setup(_)
+            | Self::Panicked { .. }
+            | Self::UnequalParameters { .. } => EXIT_FAILURE,
             Self::Agreed(failure) => failure.exit_code,
+        }
+    }
+
+    /// What broke the exchange between ranks, if that is what happened: the ranks cannot leave together any more.
+    #[must_use]
+    pub fn broken_exchange(&self) -> Option<&CoordinatorError> {
+        let error = match self {
+            Self::Coordinator(error) => error,
+            Self::InStep { source, .. } => source,
+            _ => return None,
+        };
+        Some(error).filter(|error| !error.is_shared())
+    }
+
+    /// The same error with the step in which it happened, where it would not say so itself.
+    #[must_use]
+    pub fn in_step(self, step: u64) -> Self {
+        match self {
+            Self::Coordinator(source) => Self::InStep { step, source: Box::new(source) },
+            other => other,
         }
     }
 

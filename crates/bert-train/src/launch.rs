@@ -10,6 +10,8 @@ use crate::{
     config::{Config, TaskSection},
     device,
     error::TrainError,
+    fault::{self, Faults},
+    ranks::agree,
     run_dir::RunDir,
     screen::{Screen, start_logging},
     session::{Outcome, Session},
@@ -71,6 +73,9 @@ pub fn run_rank(
     if !is_debug || world.is_first() {
         start_logging(&config.log, &screen, world.is_first(), &run_dir.log(world.rank()))?;
     }
+    let planted = env::var(fault::VARIABLE).ok();
+    let faults = agree(coordinator, "planted faults", Faults::of_rank(planted.as_deref(), world.rank()))?;
+    setup::check_same_start(coordinator, config, faults.version())?;
     let backend = device::choose(config.device.backend, device::local_rank(|name| env::var(name).ok()))?;
     tracing::info!("backend {}: {}", backend.kind, backend.reason);
     if let Some(dependence) = config.rank_dependence(world.num_ranks()) {
@@ -79,7 +84,7 @@ pub fn run_rank(
     let num_local_ranks = num_local_ranks(launcher, world.num_ranks());
     let num_threads = setup::start_threads(config, backend.kind, num_local_ranks, is_debug)?;
     let machine = MachineUse { backend, num_threads };
-    Rank { config, coordinator, run_dir: &run_dir, screen, stop, machine, is_debug }.train()
+    Rank { config, coordinator, run_dir: &run_dir, screen, stop, machine, faults, is_debug }.train()
 }
 
 /// A rank that is ready to open its data: what belongs to the process (messages, compute threads) is there.
@@ -96,6 +101,8 @@ pub struct Rank<'a> {
     pub stop: &'a StopFlag,
     /// Backend and compute threads.
     pub machine: MachineUse,
+    /// What an operator planted in this rank.
+    pub faults: Faults,
     /// A `--debug` run.
     pub is_debug: bool,
 }
@@ -114,10 +121,11 @@ impl Rank<'_> {
     }
 
     fn run<T: Task>(self) -> Result<RankRun, TrainError> {
-        let Self { config, coordinator, run_dir, screen, stop, machine, is_debug } = self;
+        let Self { config, coordinator, run_dir, screen, stop, machine, faults, is_debug } = self;
         let task = T::prepare(coordinator, config)?;
         let origin = setup::prepare_origin(coordinator, config, run_dir, is_debug)?;
         let mut model = setup::prepare_model(coordinator, config, machine.backend.kind, &task, &origin)?;
+        agree(coordinator, "planted faults", faults.check_tensor(model.layout()))?;
         let described = (model.layout(), &origin);
         let identity = setup::prepare_identity(coordinator, config, &task, described, run_dir, &machine)?;
         let progress = setup::resume(coordinator, config, run_dir, &identity, &mut model, is_debug)?;
@@ -126,6 +134,7 @@ impl Rank<'_> {
         let is_speaker = is_debug && coordinator.world().is_first();
         let samples = if is_speaker { setup::samples(config, &task, num_steps)? } else { Vec::new() };
         let mut trainer = Trainer::new(config, coordinator, model, progress.states, prefetcher, num_steps)?;
+        trainer.faults = faults;
         let mut session = Session {
             config,
             coordinator,
@@ -167,16 +176,22 @@ pub fn debug(config: &Config, stop: &StopFlag) -> Result<Vec<String>, TrainError
         };
         let threads: Vec<_> =
             ThreadCommunicator::group(config.debug.num_ranks).into_iter().map(spawn).collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
-            thread.join().unwrap_or_else(|_| Err(TrainError::Setup("a rank panicked".to_string())))
-        };
-        threads.into_iter().map(join).collect()
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join();
+        let joined = threads.into_iter().map(join).enumerate();
+        joined.map(|(rank, run)| run.unwrap_or(Err(TrainError::Panicked { rank }))).collect()
     });
-    let mut samples = Vec::new();
-    for run in runs {
-        samples.extend(run?.samples);
+    let (runs, errors): (Vec<_>, Vec<_>) = runs.into_iter().partition(Result::is_ok);
+    match root_cause(errors.into_iter().filter_map(Result::err)) {
+        Some(error) => Err(error),
+        None => Ok(runs.into_iter().flatten().flat_map(|run| run.samples).collect()),
     }
-    Ok(samples)
+}
+
+/// The error that the others followed from: that a rank left is what the others see of its own error.
+fn root_cause(errors: impl Iterator<Item = TrainError>) -> Option<TrainError> {
+    let is_consequence =
+        |error: &TrainError| error.broken_exchange().is_some_and(|e| !e.lost_ranks().is_empty());
+    errors.min_by_key(is_consequence)
 }
 
 /// The effective configuration as TOML, with the plan of the run if asked for.

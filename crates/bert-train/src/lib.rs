@@ -5,7 +5,8 @@
 //! - [`step`]: one optimization step, on one screen; [`trainer`], [`optimizer`], [`schedule`], [`verdict`],
 //!   [`control`], [`phase`], [`figures`]: its parts. [`task`]: what differs between pre-training and classification.
 //! - [`checkpoint`], [`saver`]: complete or not there. [`eval`], [`metrics`], [`class_metrics`], [`report`],
-//!   [`screen`]: what is told. [`lineage`]: where the first weights come from.
+//!   [`screen`], [`stragglers`]: what is told. [`lineage`]: where the first weights come from.
+//! - [`fault`]: what goes wrong on request; [`diagnosis`], [`peers`], [`failure_record`]: what is said when something does.
 //!
 //! This crate owns files, clock, signals and messages. It knows no MPI call (bert-coordinator), no tensor operation
 //! (bert-model) and no text (bert-data). Only its binary prints and exits.
@@ -16,11 +17,14 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod data_settings;
+mod debug_checks;
 pub mod device;
+pub mod diagnosis;
 pub mod dry_run;
 pub mod error;
 pub mod eval;
 pub mod failure_record;
+pub mod fault;
 pub mod figures;
 mod lamb;
 pub mod launch;
@@ -28,6 +32,7 @@ pub mod lineage;
 pub mod machine;
 pub mod metrics;
 pub mod optimizer;
+pub mod peers;
 pub mod phase;
 pub mod ranks;
 pub mod report;
@@ -39,6 +44,7 @@ pub mod session;
 pub mod setup;
 pub mod signals;
 pub mod step;
+pub mod stragglers;
 pub mod task;
 pub mod terminal;
 pub mod trainer;

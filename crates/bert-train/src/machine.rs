@@ -1,4 +1,4 @@
-//! What this process may use and has used: cores and memory.
+//! What this process may use and has used, and where: cores, memory, the name of the host.
 //!
 //! Owns the reading of /proc. Never changes a number that training computes.
 
@@ -38,6 +38,13 @@ fn online_cores() -> Option<usize> {
 #[must_use]
 pub fn peak_rss_bytes() -> u64 {
     fs::read_to_string("/proc/self/status").ok().and_then(|text| parse_peak(&text)).unwrap_or(0)
+}
+
+/// Name of this machine, for messages.
+#[must_use]
+pub fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "an unnamed host".to_string() } else { name.trim().to_string() }
 }
 
 fn parse_peak(status: &str) -> Option<u64> {

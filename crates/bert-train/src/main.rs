@@ -2,14 +2,15 @@
 //!
 //! Owns printing and exiting. Everything else is in the library.
 
-use std::{env, process::ExitCode};
+use std::{env, process::ExitCode, thread, time::Duration};
 
-use bert_coordinator::{Coordinator, LauncherInfo, detect_launcher};
+use bert_coordinator::{Coordinator, CoordinatorError, LauncherInfo, detect_launcher};
 use bert_train::{
     cli::Arguments,
     config::{self, Config},
     error::{EXIT_DONE, EXIT_STOPPED, TrainError, chain_of},
     failure_record, launch,
+    peers::{Peers, Watch},
     ranks::agree,
     run_dir::RunDir,
     session::Outcome,
@@ -23,10 +24,13 @@ fn main() -> ExitCode {
     let exit_code = match run(&arguments, launcher.as_ref()) {
         Ok(exit_code) => exit_code,
         Err(error) => {
-            // What comes before the ranks know each other ends here: every rank sees it alike, unless it is this one
-            // that cannot reach the others.
+            // What comes before the ranks know each other ends here. Every rank sees it alike, unless some are missing:
+            // rank 0 speaks, and its end makes the launcher end the others, which otherwise speak for themselves.
             let is_first = launcher.as_ref().is_none_or(|launcher| launcher.rank == 0);
-            if is_first || matches!(error, TrainError::Coordinator(_)) {
+            if !is_first && error.broken_exchange().is_some() {
+                wait_for_speaker();
+            }
+            if is_first || error.broken_exchange().is_some() {
                 print_error(&error);
             }
             error.exit_code()
@@ -35,9 +39,16 @@ fn main() -> ExitCode {
     ExitCode::from(u8::try_from(exit_code).unwrap_or(1))
 }
 
-#[expect(clippy::print_stderr, reason = "the one place that prints an error")]
+/// How long a rank that need not speak leaves the others to say and note why the run ends.
+const GRACE: Duration = Duration::from_secs(2);
+
 fn print_error(error: &TrainError) {
-    eprintln!("error: {}", chain_of(error));
+    print_message(&chain_of(error));
+}
+
+#[expect(clippy::print_stderr, reason = "the one place that prints an error")]
+fn print_message(message: &str) {
+    eprintln!("error: {message}");
 }
 
 #[expect(clippy::print_stdout, reason = "the answer to --print-config and --dry-run")]
@@ -85,50 +96,65 @@ fn run_ranks(
     let coordinator = launch::connect(launcher, timeout_seconds)?;
     let rank = coordinator.world().rank();
     let run_dir = loaded.as_ref().ok().map(|config| RunDir::new(config.run_dir()));
-    failure_record::install_panic_hook(coordinator.abort_handle(), rank, run_dir.clone());
+    failure_record::install_panic_hook(coordinator.abort_handle(), rank, run_dir.clone(), print_message);
+    let mut peers = None;
     let result = agree(&coordinator, "configuration", loaded).and_then(|config| {
+        let met = &*peers.insert(Peers::meet(&coordinator)?);
+        let _watch = Watch::start(met.clone(), run_dir.clone(), coordinator.abort_handle(), print_message)?;
         launch::run_rank(&config, &coordinator, launcher, stop, false).map(|run| run.outcome)
     });
     match result {
         Ok(Outcome::Done) => Ok(leave(coordinator, EXIT_DONE)),
         Ok(Outcome::Stopped) => Ok(leave(coordinator, EXIT_STOPPED)),
         Err(error) => {
-            if is_speaker(&error, rank) {
-                print_error(&error);
+            let is_speaker = is_speaker(&error, rank);
+            let lost = error.broken_exchange().map_or(&[][..], CoordinatorError::lost_ranks);
+            let known = peers.map_or(String::new(), |peers| peers.describe(lost));
+            let message = chain_of(&error) + &known;
+            if is_speaker {
+                print_message(&message);
             }
-            failure_record::write(run_dir.as_ref(), rank, &error);
-            Ok(end(coordinator, &error))
+            failure_record::write_message(run_dir.as_ref(), rank, error.exit_code(), &message);
+            Ok(end(coordinator, &error, is_speaker))
         }
     }
 }
 
 /// Rank 0 speaks for all; if it is gone, the lowest rank that is left.
 fn is_speaker(error: &TrainError, rank: usize) -> bool {
-    let gone = match error {
-        TrainError::Coordinator(bert_coordinator::CoordinatorError::PeerFailed { ranks, .. }) => {
-            ranks.as_slice()
-        }
-        _ => &[],
-    };
+    let gone = error.broken_exchange().map_or(&[][..], CoordinatorError::lost_ranks);
     (0..).find(|candidate| !gone.contains(candidate)) == Some(rank)
 }
 
 /// Leaves together with the other ranks.
 fn leave(coordinator: Coordinator, exit_code: i32) -> i32 {
+    let rank = coordinator.world().rank();
     match coordinator.shutdown() {
         Ok(()) => exit_code,
         Err(error) => {
             let error = TrainError::from(error);
-            print_error(&error);
+            if is_speaker(&error, rank) {
+                print_error(&error);
+            } else {
+                wait_for_speaker();
+            }
             error.exit_code()
         }
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "the job must not end before the speaker has spoken")]
+fn wait_for_speaker() {
+    thread::sleep(GRACE);
+}
+
 /// Ends after an error: together where all ranks know of it, by force where one of them is gone.
-fn end(coordinator: Coordinator, error: &TrainError) -> i32 {
+fn end(coordinator: Coordinator, error: &TrainError, is_speaker: bool) -> i32 {
     let exit_code = error.exit_code();
-    if matches!(error, TrainError::Coordinator(_)) {
+    if error.broken_exchange().is_some() {
+        if !is_speaker {
+            wait_for_speaker();
+        }
         coordinator.abort(exit_code);
         return exit_code;
     }

@@ -11,19 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{class_metrics::ClassMetrics, error::TrainError, run_dir::write_file};
-
-/// Wall seconds of a step by phase, means over the steps since the last line, of rank 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the phases are those of control::PhaseSeconds")]
-pub struct Seconds {
-    pub step: f64,
-    pub data_wait: f64,
-    pub forward: f64,
-    pub backward: f64,
-    pub communication_exposed: f64,
-    pub optimizer: f64,
-}
+use crate::{class_metrics::ClassMetrics, error::TrainError, phase::PhaseSeconds, run_dir::write_file};
 
 /// A line of a training step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,7 +27,8 @@ pub struct StepLine {
     pub param_norm: f64,
     pub tokens_per_second: f64,
     pub padded_share: f64,
-    pub seconds: Seconds,
+    /// Means over the steps since the last line, of rank 0.
+    pub seconds: PhaseSeconds,
     pub peak_rss_bytes: u64,
 }
 

@@ -22,7 +22,7 @@ pub fn agree<T>(
     phase: &str,
     local: Result<T, TrainError>,
 ) -> Result<T, TrainError> {
-    coordinator.agree(phase, local.map_err(|error| error.to_failure())).map_err(TrainError::Agreed)
+    coordinator.try_agree(phase, local.map_err(|error| error.to_failure()))?.map_err(TrainError::Agreed)
 }
 
 /// Runs `work` on every rank and agrees on the result; may take any time.

@@ -3,12 +3,13 @@
 //! Owns the window of steps between two lines. Never decides anything about training.
 
 use crate::{
-    control::PhaseSeconds,
     error::TrainError,
     figures::mean,
-    metrics::{ClassEvalLine, EvalLine, MetricsFile, PretrainEvalLine, Seconds, StepFigures, StepLine},
+    metrics::{ClassEvalLine, EvalLine, MetricsFile, PretrainEvalLine, StepFigures, StepLine},
+    phase::PhaseSeconds,
     screen::Screen,
     step::StepReport,
+    stragglers::Stragglers,
 };
 
 /// Sums over the steps since the last line.
@@ -23,26 +24,7 @@ impl Window {
     fn add(&mut self, report: &StepReport) {
         self.num_steps += 1;
         self.num_tokens += report.num_tokens;
-        let (sum, step) = (&mut self.seconds, &report.seconds);
-        sum.step += step.step;
-        sum.data_wait += step.data_wait;
-        sum.forward += step.forward;
-        sum.backward += step.backward;
-        sum.communication_exposed += step.communication_exposed;
-        sum.optimizer += step.optimizer;
-    }
-
-    fn mean_seconds(&self) -> Seconds {
-        let of = |sum: f64| mean(sum, self.num_steps);
-        let sum = &self.seconds;
-        Seconds {
-            step: of(sum.step),
-            data_wait: of(sum.data_wait),
-            forward: of(sum.forward),
-            backward: of(sum.backward),
-            communication_exposed: of(sum.communication_exposed),
-            optimizer: of(sum.optimizer),
-        }
+        self.seconds = self.seconds.plus(report.seconds);
     }
 }
 
@@ -51,13 +33,14 @@ pub struct Reporter {
     metrics: Option<MetricsFile>,
     screen: Screen,
     window: Window,
+    stragglers: Stragglers,
 }
 
 impl Reporter {
-    /// Reports to `metrics` (rank 0) and `screen`.
+    /// Reports to `metrics` (rank 0) and `screen`; `hosts` names the machine of every rank.
     #[must_use]
-    pub fn new(metrics: Option<MetricsFile>, screen: Screen) -> Self {
-        Self { metrics, screen, window: Window::default() }
+    pub fn new(metrics: Option<MetricsFile>, screen: Screen, hosts: Vec<String>) -> Self {
+        Self { metrics, screen, window: Window::default(), stragglers: Stragglers::new(hosts) }
     }
 
     /// Takes note of a step; writes a line if one is due.
@@ -72,6 +55,9 @@ impl Reporter {
         figures: StepFigures,
     ) -> Result<(), TrainError> {
         self.window.add(report);
+        if self.metrics.is_some() {
+            self.stragglers.add(&report.rank_seconds).iter().for_each(|found| tracing::warn!("{found}"));
+        }
         if !is_due {
             return Ok(());
         }
@@ -164,7 +150,7 @@ fn step_line(report: &StepReport, window: &Window, figures: StepFigures) -> Step
         param_norm: report.param_norm.unwrap_or_default(),
         tokens_per_second: window.num_tokens as f64 / window.seconds.step.max(f64::MIN_POSITIVE),
         padded_share: 1.0 - mean(report.num_tokens as f64, report.num_positions),
-        seconds: window.mean_seconds(),
+        seconds: window.seconds.over(window.num_steps),
         peak_rss_bytes: report.peak_rss_bytes,
     }
 }

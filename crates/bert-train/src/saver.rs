@@ -26,7 +26,7 @@ use crate::{
     error::TrainError,
     lineage::Ancestor,
     optimizer::BucketState,
-    ranks::{agree, together},
+    ranks::together,
     task::TaskModel,
 };
 
@@ -214,25 +214,4 @@ pub fn check_layout(
         expected: format!("{} values", expected.num_elements()),
         got: format!("{} values", got.num_elements()),
     })
-}
-
-/// Whether the ranks of this run may be told apart by their parameters: compares a hash over all of them.
-///
-/// # Errors
-///
-/// [`TrainError`] naming the ranks that differ.
-pub fn check_equal_parameters<M: TaskModel>(
-    coordinator: &Coordinator,
-    model: &M,
-    step: u64,
-) -> Result<(), TrainError> {
-    let mut hasher = blake3::Hasher::new();
-    for (idx, bucket) in model.layout().buckets.iter().enumerate() {
-        let mut values = vec![0.0_f32; bucket.num_elements];
-        model.read_bucket(idx, &mut values);
-        hasher.update(bytemuck::cast_slice(&values));
-    }
-    let hash = hasher.finalize().to_hex().to_string();
-    let name = format!("parameters after step {step}");
-    agree(coordinator, &name, coordinator.check_equal(&[(&name, hash)]).map_err(TrainError::from))
 }

@@ -10,13 +10,16 @@ use bert_coordinator::Coordinator;
 use crate::{
     checkpoint::{disk::Disk, manifest::Best},
     config::Config,
+    debug_checks::check_equal_parameters,
     error::TrainError,
+    failure_record, machine,
     metrics::MetricsFile,
+    phase::timed,
     ranks::agree,
     report::Reporter,
     run_dir::RunDir,
     saver::{
-        Identity, check_equal_parameters,
+        Identity,
         save::{Saver, Snapshot},
     },
     screen::Screen,
@@ -95,10 +98,13 @@ impl<'a, T: Task> Session<'a, T> {
                 is_last || self.is_debug || step.is_multiple_of(self.config.train.log_every_steps);
             local.wants_stop = self.stop.is_set();
             local.save = saver.report();
-            let report = trainer.step(&local, is_logged)?;
+            failure_record::note_step(step);
+            let report = trainer.step(&local, is_logged).map_err(|error| error.in_step(step))?;
+            local.save_seconds = 0.0;
             note(&mut local, reporter.step(&report, is_logged, self.task.step_figures(&report.figures)));
             if self.is_debug {
-                check_equal_parameters(self.coordinator, &trainer.model, step)?;
+                let checked = check_equal_parameters(self.coordinator, &trainer.model, step);
+                checked.map_err(|error| error.in_step(step))?;
                 tracing::info!(
                     "step {step}: parameters equal on all ranks, gradients finite; {}",
                     report.seconds
@@ -109,7 +115,9 @@ impl<'a, T: Task> Session<'a, T> {
             let is_best = is_evaluated && self.evaluate(trainer, &mut reporter, &mut local)?;
             let ends_early = report.wants_stop || report.failure.is_some();
             if is_last || ends_early || is_best || is_due(step, self.config.checkpoint.every_steps) {
-                self.save(trainer, saver)?;
+                let (saved, seconds) = timed(|| self.save(trainer, saver));
+                saved.map_err(|error| error.in_step(step))?;
+                local.save_seconds = seconds;
             }
             if is_last || ends_early {
                 saver.complete()?;
@@ -140,7 +148,10 @@ impl<'a, T: Task> Session<'a, T> {
     fn open_reporter(&self, num_steps: u64) -> Result<Reporter, TrainError> {
         let is_first = self.coordinator.world().is_first();
         let metrics = is_first.then(|| MetricsFile::open(&self.run_dir.metrics(), num_steps)).transpose();
-        Ok(Reporter::new(agree(self.coordinator, "metrics", metrics)?, self.screen.clone()))
+        let metrics = agree(self.coordinator, "metrics", metrics)?;
+        let hosts = self.coordinator.all_gather_bytes("names of hosts", machine::host_name().as_bytes())?;
+        let hosts = hosts.iter().map(|host| String::from_utf8_lossy(host).into_owned()).collect();
+        Ok(Reporter::new(metrics, self.screen.clone(), hosts))
     }
 
     /// Evaluates, and says whether there was no better one before.

@@ -72,6 +72,27 @@ pub fn prepare_run_dir(
     agree(coordinator, "run folder", if is_first { prepare() } else { Ok(()) })
 }
 
+/// Compares with the other ranks what decides the way to the first step: program, configuration, rhythm.
+///
+/// # Errors
+///
+/// [`TrainError`] on every rank, naming the item and the ranks that differ.
+pub fn check_same_start(coordinator: &Coordinator, config: &Config, version: &str) -> Result<(), TrainError> {
+    let json = |error: serde_json::Error| TrainError::Setup(error.to_string());
+    coordinator.check_equal(&[("program version", version.to_string())])?;
+    let keys = fingerprint::numeric_keys(config).map_err(json)?;
+    let first = coordinator.broadcast_bytes("configuration", 0, keys.to_string().as_bytes())?;
+    let differences = fingerprint::differences(&serde_json::from_slice(&first).map_err(json)?, &keys);
+    let compared = if differences.is_empty() { "that of rank 0".to_string() } else { differences.join(", ") };
+    coordinator.check_equal(&[
+        ("configuration", compared),
+        ("optimizer state", format!("{:?}", config.distributed.optimizer_state)),
+        ("overlap", config.distributed.overlap.to_string()),
+        ("rhythm", format!("{:?} {:?}", config.checkpoint, config.train)),
+    ])?;
+    Ok(())
+}
+
 /// Opens tokenizer and shards; builds the shards on first use, each rank its share.
 ///
 /// # Errors
@@ -79,6 +100,8 @@ pub fn prepare_run_dir(
 /// [`TrainError`] on every rank.
 pub fn prepare_data(coordinator: &Coordinator, config: &Config) -> Result<PreparedData, TrainError> {
     let tokenizer = agree(coordinator, "tokenizer", open_tokenizer(config))?;
+    // Before shards are built by ranks that cut text in different ways.
+    coordinator.check_equal(&[("tokenizer", tokenizer.fingerprint().to_string())])?;
     let tokenizer = Arc::new(tokenizer);
     build_shards(coordinator, config, &tokenizer)?;
     together(coordinator, "corpus", || {
@@ -284,12 +307,7 @@ pub fn prepare_identity<T: Task>(
     };
     let version = env!("CARGO_PKG_VERSION").to_string();
     coordinator.check_equal(&[
-        ("program version", version.clone()),
-        ("configuration", identity.config_hash.clone()),
         ("backend", machine.backend.kind.name().to_string()),
-        ("optimizer state", format!("{:?}", config.distributed.optimizer_state)),
-        ("overlap", config.distributed.overlap.to_string()),
-        ("rhythm", format!("{:?} {:?}", config.checkpoint, config.train)),
         ("tokenizer", identity.tokenizer_fingerprint.clone()),
         ("corpus", identity.corpus_fingerprint.clone()),
         ("parameter layout", identity.layout_hash.clone()),

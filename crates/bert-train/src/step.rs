@@ -41,6 +41,8 @@ pub struct StepReport {
     pub peak_rss_bytes: u64,
     /// Times of this rank.
     pub seconds: PhaseSeconds,
+    /// Times of every rank in the step before.
+    pub rank_seconds: Vec<PhaseSeconds>,
     /// A rank was asked to stop after this step.
     pub wants_stop: bool,
     /// A rank cannot go on after this step: exit code and reason.
@@ -59,6 +61,7 @@ impl<M: TaskModel> Trainer<'_, M> {
     pub fn step(&mut self, local: &LocalState, with_param_norm: bool) -> Result<StepReport, TrainError> {
         let mut clock = PhaseClock::start();
         let step = self.num_steps + 1;
+        self.begin_faults(step)?;
         let batches = self.take_batches()?;
         let outcome = self.forward_backward(step, &batches, &mut clock);
         let next = self.fetch_next();
@@ -74,17 +77,28 @@ impl<M: TaskModel> Trainer<'_, M> {
         clock.lap(|seconds| &mut seconds.communication_exposed);
 
         let block_norms = self.block_norms_in_order(&words);
-        Verdict::of(step, &words, &block_norms, &self.block_names()).into_result()?;
+        let verdict = Verdict::of(step, &words, &block_norms, &self.block_names());
+        self.locate(verdict, &batches)?.into_result()?;
         let grad_norm = global_norm(block_norms);
         let rate = learning_rate(&self.config.schedule, self.num_steps);
         let clip_factor = clip_factor(grad_norm, self.config.optimizer.max_grad_norm);
         self.update(Update { learning_rate: rate, step, clip_factor }, slices, &mut clock)?;
         let param_norm = self.gather_parameters(with_param_norm, &mut clock)?;
 
+        self.faults.spoil_parameters(step, &mut self.model);
         self.num_steps = step;
         self.counts = sum_counts(words.iter().map(|word| word.next_counts));
-        self.last_seconds = clock.seconds();
+        self.last_seconds = PhaseSeconds { save: local.save_seconds, ..clock.seconds() };
         Ok(self.report(batches.epoch, rate, grad_norm, param_norm, &words))
+    }
+
+    /// What was asked to go wrong at the beginning of a step.
+    fn begin_faults(&self, step: u64) -> Result<(), TrainError> {
+        self.faults.begin_step(step);
+        match self.faults.other_plans(step, &self.plans) {
+            None => Ok(()),
+            Some(plans) => Ok(self.coordinator.set_buckets(plans)?),
+        }
     }
 
     fn report(
@@ -106,8 +120,9 @@ impl<M: TaskModel> Trainer<'_, M> {
             num_positions: words.iter().map(|word| word.num_positions).sum(),
             peak_rss_bytes: words.iter().map(|word| word.peak_rss_bytes).max().unwrap_or(0),
             seconds: self.last_seconds,
+            rank_seconds: words.iter().map(|word| word.seconds).collect(),
             wants_stop: words.iter().any(|word| word.wants_stop),
-            failure: words.iter().find_map(|word| word.failure.clone()),
+            failure: first_failure(words),
             saves: words.iter().map(|word| word.save.clone()).collect(),
         }
     }
@@ -153,6 +168,13 @@ impl<M: TaskModel> Trainer<'_, M> {
         }
         names
     }
+}
+
+/// The failure of the lowest rank that has one, with its name where there are several ranks.
+fn first_failure(words: &[ControlWord]) -> Option<(i32, String)> {
+    let failures = words.iter().enumerate().filter_map(|(rank, word)| Some((rank, word.failure.clone()?)));
+    let (rank, (exit_code, message)) = failures.min_by_key(|(rank, _)| *rank)?;
+    Some((exit_code, if words.len() == 1 { message } else { format!("rank {rank}: {message}") }))
 }
 
 /// Counts of the own slots of a step.

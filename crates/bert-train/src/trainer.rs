@@ -12,6 +12,7 @@ use crate::{
     config::{Config, OptimizerKind, OptimizerState},
     control::{BatchCounts, ControlWord, PhaseSeconds, sum_counts},
     error::TrainError,
+    fault::Faults,
     figures::SlotFigures,
     machine,
     optimizer::{BucketState, Update, update_bucket},
@@ -40,6 +41,8 @@ pub struct Trainer<'a, M> {
     /// Completed steps.
     pub num_steps: u64,
     pub(crate) last_seconds: PhaseSeconds,
+    /// Faults that were asked for.
+    pub faults: Faults,
 }
 
 /// What a rank has to tell the others at the next step.
@@ -51,6 +54,8 @@ pub struct LocalState {
     pub failure: Option<(i32, String)>,
     /// How far this rank is with the save in the background.
     pub save: SaveReport,
+    /// Seconds that training stood still for a checkpoint since the last step.
+    pub save_seconds: f64,
 }
 
 /// Blocks of a bucket, from its tensors.
@@ -108,6 +113,7 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
             counts: BatchCounts::default(),
             num_steps,
             last_seconds: PhaseSeconds::default(),
+            faults: Faults::default(),
         };
         trainer.fetch_first()?;
         Ok(trainer)
@@ -129,10 +135,16 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
 
     /// Makes the batch of the next step ready and counts it.
     pub(crate) fn fetch_next(&mut self) -> Result<BatchCounts, DataError> {
+        self.faults.read_next(self.num_steps + 1)?;
         let batches = self.prefetcher.next_step()?;
         let counts = count_batch(&batches);
         self.ready = Some(batches);
         Ok(counts)
+    }
+
+    /// Key of a step's dropout, to be completed by the slot.
+    pub(crate) fn dropout_key(&self, step: u64) -> Key {
+        Key::new(self.config.run.seed, Purpose::Dropout).with(step)
     }
 
     /// Runs all own slots; with overlap the buckets go to the reduction while the last slot is still in its backward
@@ -143,11 +155,14 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         batches: &StepBatches,
         clock: &mut PhaseClock,
     ) -> Result<Vec<SlotFigures>, TrainError> {
-        let dropout = Key::new(self.config.run.seed, Purpose::Dropout).with(step);
+        let dropout = self.dropout_key(step);
         let (num_slots, overlaps) = (batches.micro_batches.len(), self.overlaps());
         let mut figures = Vec::with_capacity(num_slots);
         for (idx, batch) in batches.micro_batches.iter().enumerate() {
             let mut sink = SlotSink {
+                step,
+                layout: &self.layout,
+                faults: &self.faults,
                 trees: &mut self.trees,
                 reduction: (idx + 1 == num_slots && overlaps).then_some(self.coordinator),
                 num_buckets_done: 0,
@@ -247,6 +262,9 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
 
     /// Gathers the words of all ranks.
     pub(crate) fn exchange(&self, word: &ControlWord) -> Result<Vec<ControlWord>, TrainError> {
+        if self.faults.skips_exchange(word.step) {
+            return Ok(vec![word.clone(); self.coordinator.world().num_ranks()]);
+        }
         let gathered = self.coordinator.all_gather_bytes("control word", &word.encode())?;
         let mut words = Vec::with_capacity(gathered.len());
         for (rank, bytes) in gathered.iter().enumerate() {
@@ -372,6 +390,9 @@ fn own_params<M: TaskModel>(model: &M, layout: &ParameterLayout, states: &[Bucke
 
 /// Takes the gradients of one slot: into the tree of each bucket, and after the last slot on to the other ranks.
 struct SlotSink<'t> {
+    step: u64,
+    layout: &'t ParameterLayout,
+    faults: &'t Faults,
     trees: &'t mut [SlotTree],
     reduction: Option<&'t Coordinator>,
     num_buckets_done: usize,
@@ -386,9 +407,10 @@ impl GradientSink for SlotSink<'_> {
 
     fn bucket(&mut self, bucket_idx: usize, gradient: &[f32]) {
         let tree = &mut self.trees[bucket_idx];
-        tree.push_slice(gradient);
+        tree.push_slice(&self.faults.gradient(self.step, &self.layout.buckets[bucket_idx], gradient));
         if let Some(coordinator) = self.reduction {
-            let sum = tree.finish();
+            let mut sum = tree.finish();
+            self.faults.stretch(self.step, bucket_idx, &mut sum);
             self.error = coordinator.reduce_start(bucket_idx, sum).err().or(self.error.take());
             self.num_buckets_done = bucket_idx + 1;
         }

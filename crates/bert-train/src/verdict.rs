@@ -15,6 +15,13 @@ pub enum Verdict {
     Continue,
     /// A rank has no gradients: exit code and reason.
     Spoiled(i32, String),
+    /// A gradient, summed over all slots, is not finite.
+    NonFiniteGradient {
+        /// The step.
+        step: u64,
+        /// Name of the first parameter whose gradient it is.
+        parameter: String,
+    },
     /// A loss or gradient is not finite.
     NonFinite {
         /// The step.
@@ -44,7 +51,7 @@ impl Verdict {
             None => Self::Continue,
             Some(idx) => {
                 let name = block_names.get(idx).copied().unwrap_or("an unknown parameter");
-                Self::NonFinite { step, what: format!("the gradient of `{name}`") }
+                Self::NonFiniteGradient { step, parameter: name.to_string() }
             }
         }
     }
@@ -59,6 +66,9 @@ impl Verdict {
             Self::Continue => Ok(()),
             Self::Spoiled(exit_code, message) => {
                 Err(TrainError::Agreed(bert_coordinator::Failure { exit_code, message }))
+            }
+            Self::NonFiniteGradient { step, parameter } => {
+                Err(TrainError::NonFinite { step, what: format!("the gradient of `{parameter}`") })
             }
             Self::NonFinite { step, what } => Err(TrainError::NonFinite { step, what }),
         }
@@ -84,8 +94,10 @@ mod tests {
     #[test]
     fn the_parameter_of_a_non_finite_gradient_is_named() {
         let verdict = Verdict::of(4, &[word(1.0)], &[1.0, f64::NAN], &["a", "b"]);
-        assert_eq!(verdict, Verdict::NonFinite { step: 4, what: "the gradient of `b`".to_string() });
-        assert_eq!(verdict.into_result().unwrap_err().exit_code(), 4);
+        assert_eq!(verdict, Verdict::NonFiniteGradient { step: 4, parameter: "b".to_string() });
+        let error = verdict.into_result().unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.to_string().contains("step 4: the gradient of `b` is not finite"), "{error}");
     }
 
     #[test]

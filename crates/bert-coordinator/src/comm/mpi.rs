@@ -149,13 +149,16 @@ impl MpiCommunicator {
                     }
                 }
             }
-            if all_agree {
-                return Ok(());
-            }
-            calls.sort();
-            Err(CommError::CallsDiffer { calls: calls.clone() })
-        })?;
-        Ok(lens)
+            Ok(())
+        })
+        // All are heard first, so that the one that differs is told from the others. Who disagrees with those that came
+        // is a better reason than that somebody else did not come.
+        .or_else(|err| if all_agree { Err(err) } else { Ok(()) })?;
+        if all_agree {
+            return Ok(lens);
+        }
+        calls.sort();
+        Err(CommError::CallsDiffer { calls })
     }
 
     /// Exchanges data with all peers. Ranges count bytes, one per rank; the own ones are not used.
