@@ -97,7 +97,7 @@ impl<M: TaskModel> Trainer<'_, M> {
         self.faults.begin_step(step);
         match self.faults.other_plans(step, &self.plans) {
             None => Ok(()),
-            Some(plans) => Ok(self.coordinator.set_buckets(plans)?),
+            Some(plans) => Ok(self.coordinator.set_buckets(plans, self.config.distributed.wire.into())?),
         }
     }
 
