@@ -361,7 +361,9 @@ fn a_slow_rank_is_named_with_its_phase() {
     let finished = finish(Running::start(command)).expect_code(0);
     let named = finished.stderr.lines().find(|line| line.contains("straggler: rank 1 on "));
     println!("{named:?}");
-    assert!(named.is_some_and(|line| line.contains("slowest phase forward: 0.05")), "{}", finished.stderr);
+    let forward = named.and_then(|line| line.split("slowest phase forward: ").nth(1)?.split(' ').next());
+    let forward: f64 = forward.unwrap_or_else(|| panic!("{}", finished.stderr)).parse().unwrap();
+    assert!(forward >= 0.05, "{named:?}");
     let lines = workspace.metrics("faulty", "train");
     let saved: Vec<u64> = lines
         .iter()
