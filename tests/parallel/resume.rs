@@ -104,15 +104,15 @@ fn every_way_to_end_and_every_number_of_ranks_in_one_run() {
     let overrides = ["schedule.total_steps=300", "checkpoint.every_steps=20"];
     run(workspace.mpirun(2, "straight", &overrides)).expect_code(0);
     let mut eight = Running::start(workspace.mpirun(8, "changing", &overrides));
-    wait_for_step(&mut eight, &workspace, "changing", 45);
+    eight.wait_for_step(&workspace, "changing", 45);
     eight.signal_group("KILL");
     eight.finish();
     let mut four = Running::start(workspace.mpirun(4, "changing", &overrides));
-    wait_for_step(&mut four, &workspace, "changing", 110);
+    four.wait_for_step(&workspace, "changing", 110);
     four.signal("USR1");
     four.finish().expect_code(75);
     let mut one = Running::start(workspace.solo("changing", &overrides));
-    wait_for_step(&mut one, &workspace, "changing", 180);
+    one.wait_for_step(&workspace, "changing", 180);
     one.signal("USR1");
     one.finish().expect_code(75);
     let finished = run(workspace.mpirun(2, "changing", &overrides)).expect_code(0);

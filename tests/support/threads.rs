@@ -7,6 +7,7 @@ use bert_train::{
     config::{self, Config},
     device,
     error::TrainError,
+    fault::Faults,
     launch::Rank,
     run_dir::RunDir,
     screen::Screen,
@@ -46,8 +47,17 @@ fn run_rank(config: &Config, member: ThreadCommunicator) -> Result<(), TrainErro
     let machine = MachineUse { backend: device::choose(config.device.backend, 0)?, num_threads: 1 };
     machine.backend.kind.set_num_threads(1);
     let (screen, stop) = (Screen::plain(), &StopFlag::default());
-    let rank =
-        Rank { config, coordinator: &coordinator, run_dir: &run_dir, screen, stop, machine, is_debug: false };
+    let faults = Faults::default();
+    let rank = Rank {
+        config,
+        coordinator: &coordinator,
+        run_dir: &run_dir,
+        screen,
+        stop,
+        machine,
+        faults,
+        is_debug: false,
+    };
     rank.train()?;
     Ok(coordinator.shutdown()?)
 }
