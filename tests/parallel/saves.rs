@@ -85,19 +85,19 @@ fn a_failed_save_ends_the_run_on_all_ranks() {
         return;
     }
     let workspace = Workspace::new();
-    let overrides = ["schedule.total_steps=100000", "checkpoint.every_steps=500"];
+    let overrides = ["schedule.total_steps=100000", "checkpoint.every_steps=200"];
     for (rank, fault) in [(1, "eio@8/rank1"), (0, "enospc@50/rank0")] {
         let name = format!("failing-{rank}");
         let finished = run(with_fault(workspace.mpirun(2, &name, &overrides), fault)).expect_code(1);
-        finished.expect_error(&[&format!("rank {rank}: the save after step 1000 failed"), "cannot "]);
-        assert_eq!(verified_steps(&workspace, &name), [500]);
-        // Ended at one of the next steps, long before the next save.
+        finished.expect_error(&[&format!("rank {rank}: the save after step 400 failed"), "cannot "]);
+        assert_eq!(verified_steps(&workspace, &name), [200]);
+        // Ended at one of the next steps; the next save would have waited for this one.
         let num_done = workspace.curve(&name).len();
-        assert!((1000..1500).contains(&num_done), "{num_done} steps");
+        assert!((400..=600).contains(&num_done), "{num_done} steps");
         for other in 0..2 {
             let record =
                 fs::read_to_string(workspace.run_dir(&name).join(format!("errors/rank-{other}.json")));
-            assert!(record.unwrap().contains("the save after step 1000 failed"));
+            assert!(record.unwrap().contains("the save after step 400 failed"));
         }
     }
 }
@@ -108,7 +108,7 @@ fn signals_during_a_save_stop_after_another_save() {
         return;
     }
     let workspace = Workspace::new();
-    let overrides = ["schedule.total_steps=600", "checkpoint.every_steps=200"];
+    let overrides = ["schedule.total_steps=450", "checkpoint.every_steps=200"];
     run(workspace.mpirun(2, "straight", &overrides)).expect_code(0);
     // The first save pauses for a second.
     let mut running = Running::start(with_fault(workspace.mpirun(2, "stopped", &overrides), "pause@6/rank0"));
@@ -121,7 +121,7 @@ fn signals_during_a_save_stop_after_another_save() {
     assert!(finished.stderr.contains("waits for the save after step 200"), "{}", finished.stderr);
     let steps = verified_steps(&workspace, "stopped");
     assert!(steps.len() >= 2 && steps[0] == 200, "{steps:?}");
-    check_ends_like_the_straight_run(&workspace, "stopped", &overrides, 600);
+    check_ends_like_the_straight_run(&workspace, "stopped", &overrides, 450);
 }
 
 /// Ends every process that works in this folder, at once.
