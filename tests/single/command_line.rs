@@ -53,8 +53,9 @@ fn dry_run_tells_what_travels_and_whether_the_number_of_ranks_shows() {
         line.replace(&format!("# {name}"), "").trim().to_string()
     };
     let megabytes = |text: &str| text.split(' ').next().unwrap().parse::<f64>().unwrap();
-    let wide = "model.hidden_size=256";
-    let (f32, bf16) = (plan(&[wide]), plan(&[wide, "distributed.wire=bf16"]));
+    // Some megabytes, so that a tenth of one does not show.
+    let wide = ["model.hidden_size=256", "model.intermediate_size=8192"];
+    let (f32, bf16) = (plan(&wide), plan(&[&wide[..], &["distributed.wire=bf16"]].concat()));
     let (sent, rounded) = (line(&f32, "gradients sent per step"), line(&bf16, "gradients sent per step"));
     assert!(sent.ends_with("MB as f32") && rounded.ends_with("MB as bf16"), "{sent}; {rounded}");
     assert!((megabytes(&sent) / megabytes(&rounded) - 2.0).abs() < 0.1, "{sent}; {rounded}");

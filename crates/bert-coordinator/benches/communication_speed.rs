@@ -5,19 +5,21 @@
 //! what a training step does with a bucket, from the training thread through the channel and back: reduce (all-to-all of
 //! slices, sum in rank-tree order) and gather. Not timed: the barrier before, and filling the buffers.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measuring program talks in the shortest way")]
+#![expect(clippy::print_stdout, reason = "a binary talks to its user")]
 
 use std::env;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bert_coordinator::{
-    BucketPlan, CommError, Communicator, Coordinator, CoordinatorOptions, Exchanged, Launch, MpiCommunicator,
-    Pulse, Wire, World,
+    BucketPlan, CommError, Communicator, Coordinator, CoordinatorError, CoordinatorOptions, Exchanged,
+    Launch, MpiCommunicator, Pulse, Wire, World,
 };
 use mpi::collective::SystemOperation;
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::CommunicatorCollectives;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// The phase in which a broadcast is a call of the library's blocking all-reduce instead.
@@ -26,64 +28,87 @@ const BYTES_PER_MB: usize = 1_000_000;
 /// Bytes that one measurement sums at least, so that small ones are not measured alone.
 const MEASURED_BYTES: usize = 32 * BYTES_PER_MB;
 
-fn main() {
+fn main() -> Result<(), Box<dyn Error>> {
     let Some(task) = env::args().skip(1).find(|argument| argument.starts_with('{')) else {
         println!("skipped: started without a task; use `cargo xtask bench communication`");
-        return;
+        return Ok(());
     };
-    let task: Value = serde_json::from_str(&task).unwrap();
-    let wire = if task["wire"] == "bf16" { Wire::Bf16 } else { Wire::F32 };
+    let task: Task = serde_json::from_str(&task)?;
+    let wire = if task.wire == "bf16" { Wire::Bf16 } else { Wire::F32 };
     let options = CoordinatorOptions { timeout: Duration::from_secs(60) };
     let make = || Ok(Box::new(BothSides::init()?) as Box<dyn Communicator>);
-    let coordinator = Coordinator::launch(Launch::Made(Box::new(make)), options).unwrap();
-    for megabytes in task["megabytes"].as_array().unwrap() {
-        let len = megabytes.as_f64().unwrap() * BYTES_PER_MB as f64 / size_of::<f32>() as f64;
-        let line = measure(&coordinator, len as usize, wire, task["pairs"].as_u64().unwrap());
+    let coordinator = Coordinator::launch(Launch::Made(Box::new(make)), options)?;
+    for megabytes in task.megabytes {
+        let len = megabytes * BYTES_PER_MB as f64 / size_of::<f32>() as f64;
+        let line = measure(&coordinator, len as usize, wire, task.pairs)?;
         if coordinator.world().is_first() {
             println!("{line}");
         }
     }
-    coordinator.shutdown().unwrap();
+    coordinator.shutdown()?;
+    Ok(())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Task {
+    megabytes: Vec<f64>,
+    pairs: u64,
+    wire: String,
 }
 
 /// Both sides in turns, after one round that is not counted.
-fn measure(coordinator: &Coordinator, len: usize, wire: Wire, num_pairs: u64) -> Value {
-    coordinator.set_buckets(vec![BucketPlan::from_tensor_lens(&[len])], wire).unwrap();
+fn measure(
+    coordinator: &Coordinator,
+    len: usize,
+    wire: Wire,
+    num_pairs: u64,
+) -> Result<Value, CoordinatorError> {
+    coordinator.set_buckets(vec![BucketPlan::from_tensor_lens(&[len])], wire)?;
     let num_rounds = (MEASURED_BYTES / (len * size_of::<f32>())).max(1);
     let mut gradient = vec![1.0f32; len];
     let (mut ours, mut library) = (Vec::new(), Vec::new());
     for pair in 0..=num_pairs {
-        let own = our_rounds(coordinator, &mut gradient, num_rounds);
-        let own = slowest(coordinator, own);
+        let own = our_rounds(coordinator, &mut gradient, num_rounds)?;
+        let own = slowest(coordinator, own)?;
         let request = [len as u64, num_rounds as u64].map(u64::to_le_bytes).concat();
-        let answer = coordinator.broadcast_bytes(LIBRARY, 0, &request).unwrap();
-        let peer = slowest(coordinator, f64::from_le_bytes(answer.try_into().unwrap()));
+        let answer = coordinator.broadcast_bytes(LIBRARY, 0, &request)?;
+        let peer = slowest(coordinator, seconds_of(&answer))?;
         if pair > 0 {
             ours.push(own / num_rounds as f64);
             library.push(peer / num_rounds as f64);
         }
     }
-    let (num_ranks, library_name) = (coordinator.world().num_ranks(), coordinator.library());
-    json!({"ranks": num_ranks, "bytes": len * size_of::<f32>(), "ours": ours, "library": library, "name": library_name})
+    let (num_ranks, name) = (coordinator.world().num_ranks(), coordinator.library());
+    let num_bytes = len * size_of::<f32>();
+    Ok(json!({"ranks": num_ranks, "bytes": num_bytes, "ours": ours, "library": library, "name": name}))
 }
 
-fn our_rounds(coordinator: &Coordinator, gradient: &mut Vec<f32>, num_rounds: usize) -> f64 {
-    coordinator.barrier("before").unwrap();
+fn our_rounds(
+    coordinator: &Coordinator,
+    gradient: &mut Vec<f32>,
+    num_rounds: usize,
+) -> Result<f64, CoordinatorError> {
+    coordinator.barrier("before")?;
     let start = Instant::now();
     for _round in 0..num_rounds {
-        coordinator.reduce_start(0, std::mem::take(gradient)).unwrap();
-        let reduced = coordinator.reduce_finish(0).unwrap();
+        coordinator.reduce_start(0, std::mem::take(gradient))?;
+        let reduced = coordinator.reduce_finish(0)?;
         *gradient = reduced.buffer;
-        coordinator.gather_start(0, reduced.values).unwrap();
-        coordinator.recycle(coordinator.gather_finish(0).unwrap());
+        coordinator.gather_start(0, reduced.values)?;
+        coordinator.recycle(coordinator.gather_finish(0)?);
     }
-    start.elapsed().as_secs_f64()
+    Ok(start.elapsed().as_secs_f64())
 }
 
 /// A sum over ranks has taken as long as on the rank where it took longest.
-fn slowest(coordinator: &Coordinator, seconds: f64) -> f64 {
-    let all = coordinator.all_gather_bytes("seconds", &seconds.to_le_bytes()).unwrap();
-    all.into_iter().map(|bytes| f64::from_le_bytes(bytes.try_into().unwrap())).fold(0.0, f64::max)
+fn slowest(coordinator: &Coordinator, seconds: f64) -> Result<f64, CoordinatorError> {
+    let all = coordinator.all_gather_bytes("seconds", &seconds.to_le_bytes())?;
+    Ok(all.iter().map(|bytes| seconds_of(bytes)).fold(0.0, f64::max))
+}
+
+fn seconds_of(bytes: &[u8]) -> f64 {
+    f64::from_le_bytes(bytes.try_into().expect("8 bytes were sent"))
 }
 
 /// Ours, and on the same thread the library's own all-reduce.
