@@ -9,9 +9,12 @@
 
 pub mod adamw;
 pub mod dropout;
+pub mod gelu;
+pub mod gemm;
 pub mod lamb;
 mod lanes;
 pub mod layer_norm;
+pub mod math;
 mod simd;
 pub mod slices;
 
