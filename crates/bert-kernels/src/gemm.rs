@@ -9,7 +9,8 @@
 mod driver;
 mod pack;
 
-pub(crate) use driver::Output;
+use driver::Output;
+pub(crate) use driver::{Region, compute};
 pub use pack::{Matrix, PackedA, PackedB};
 
 use crate::gelu::GeluForm;

@@ -8,6 +8,7 @@
 //! with an addition on its own. Threads come from the rayon pool of the caller.
 
 pub mod adamw;
+pub mod attention;
 pub mod dropout;
 pub mod gelu;
 pub mod gemm;

@@ -34,6 +34,18 @@ pub(crate) struct Region<'a, const N: usize> {
     pub(crate) continues: bool,
 }
 
+impl<'a> Region<'a, 1> {
+    /// Returns the whole of a matrix with rows of `num_cols` values.
+    pub(crate) fn whole(matrix: &'a mut [f32], num_cols: usize) -> Self {
+        Self::of_rows(matrix.chunks_exact_mut(num_cols).map(|row| [row]).collect())
+    }
+
+    /// Returns a matrix whose rows lie anywhere.
+    pub(crate) fn of_rows(rows: Vec<[&'a mut [f32]; 1]>) -> Self {
+        Self { first_row: 0, first_col: 0, rows, continues: false }
+    }
+}
+
 /// Multiplies, and calls `finish(row, first_col, stretches)` on every finished stretch of a row.
 pub(super) fn run<const N: usize>(
     a: &PackedA,

@@ -77,13 +77,12 @@ impl PackedA {
 
     /// Casts and packs `matrix` `[rows, depth]` in place of what was packed before.
     pub fn pack(&mut self, matrix: Matrix<'_>) {
-        self.0.pack(&LaneView {
-            values: matrix.values,
-            lanes: matrix.rows,
-            depth: matrix.cols,
-            stride: matrix.stride,
-            depth_is_contiguous: !matrix.transposed,
-        });
+        self.0.pack(&LaneView::rows_of(matrix), rayon::current_num_threads() > 1);
+    }
+
+    /// Does [`Self::pack`] on this thread alone.
+    pub(crate) fn pack_here(&mut self, matrix: Matrix<'_>) {
+        self.0.pack(&LaneView::rows_of(matrix), false);
     }
 
     /// Returns the number of rows.
@@ -112,13 +111,12 @@ impl PackedB {
 
     /// Casts and packs `matrix` `[depth, cols]` in place of what was packed before.
     pub fn pack(&mut self, matrix: Matrix<'_>) {
-        self.0.pack(&LaneView {
-            values: matrix.values,
-            lanes: matrix.cols,
-            depth: matrix.rows,
-            stride: matrix.stride,
-            depth_is_contiguous: matrix.transposed,
-        });
+        self.0.pack(&LaneView::rows_of(matrix.transposed()), rayon::current_num_threads() > 1);
+    }
+
+    /// Does [`Self::pack`] on this thread alone.
+    pub(crate) fn pack_here(&mut self, matrix: Matrix<'_>) {
+        self.0.pack(&LaneView::rows_of(matrix.transposed()), false);
     }
 
     /// Returns the number of columns.
@@ -168,7 +166,7 @@ impl Panels {
         &self.words[panel + first * self.width..panel + last * self.width]
     }
 
-    fn pack(&mut self, view: &LaneView<'_>) {
+    fn pack(&mut self, view: &LaneView<'_>, in_parallel: bool) {
         self.lanes = view.lanes;
         self.depth = view.depth;
         self.depth_words = view.depth.div_ceil(self.kernel.values_per_word());
@@ -190,7 +188,7 @@ impl Panels {
             14 => pack_panel::<14>(view, cast, panel_idx, words),
             _ => pack_panel::<6>(view, cast, panel_idx, words),
         };
-        if num_words < PARALLEL_WORDS || rayon::current_num_threads() == 1 {
+        if num_words < PARALLEL_WORDS || !in_parallel {
             words.chunks_exact_mut(panel_len).enumerate().for_each(pack);
         } else {
             words.par_chunks_exact_mut(panel_len).enumerate().for_each(pack);
@@ -206,6 +204,18 @@ struct LaneView<'a> {
     stride: usize,
     /// Whether neighbours in memory are neighbours along the depth, or along the lanes.
     depth_is_contiguous: bool,
+}
+
+impl<'a> LaneView<'a> {
+    fn rows_of(matrix: Matrix<'a>) -> Self {
+        Self {
+            values: matrix.values,
+            lanes: matrix.rows,
+            depth: matrix.cols,
+            stride: matrix.stride,
+            depth_is_contiguous: !matrix.transposed,
+        }
+    }
 }
 
 /// How values become words.
