@@ -40,7 +40,14 @@ fn report(precision: Precision) {
         let share = |rate: f64| 100.0 * rate / peak;
         println!(
             "{:>5} x {:>5} x {:>5}    {:6.1}  {:4.0} % |      {:6.1} {:5.1} {:5.1}  {:3.0} %",
-            shape[0], shape[1], shape[2], rates[0], share(rates[0]), rates[1], rates[2], rates[3],
+            shape[0],
+            shape[1],
+            shape[2],
+            rates[0],
+            share(rates[0]),
+            rates[1],
+            rates[2],
+            rates[3],
             share(rates[1]),
         );
     }

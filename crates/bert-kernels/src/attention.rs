@@ -284,7 +284,9 @@ pub mod reference {
     pub fn forward(attention: Attention<'_>, qkv: &[f64]) -> Vec<f64> {
         let (size, heads) = (attention.head_size, attention.num_heads);
         let padded_len = attention.padded_len;
-        let at = |token: usize, part: usize, head: usize| &qkv[((token * 3 + part) * heads + head) * size..][..size];
+        let at = |token: usize, part: usize, head: usize| {
+            &qkv[((token * 3 + part) * heads + head) * size..][..size]
+        };
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let mut context = Vec::with_capacity(qkv.len() / 3);
         for (row_idx, row) in attention.offsets.windows(2).enumerate() {
@@ -296,7 +298,8 @@ pub mod reference {
                     let sum: f64 = exps.iter().sum();
                     let mut out = vec![0.0; size];
                     for (key_idx, exp) in exps.iter().enumerate() {
-                        let index = ((row_idx * heads + head) * padded_len + query_idx) * padded_len + key_idx;
+                        let index =
+                            ((row_idx * heads + head) * padded_len + query_idx) * padded_len + key_idx;
                         let weight = attention.dropout.map_or(1.0, |dropout| {
                             if dropout.keeps(index as u64) {
                                 1.0 / (1.0 - f64::from(dropout.probability))

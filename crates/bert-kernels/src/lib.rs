@@ -10,12 +10,15 @@
 pub mod adamw;
 pub mod attention;
 pub mod dropout;
+pub mod embeddings;
 pub mod gelu;
 pub mod gemm;
 pub mod lamb;
 mod lanes;
 pub mod layer_norm;
 pub mod math;
+pub mod mlm_head;
+pub mod residual;
 mod simd;
 pub mod slices;
 

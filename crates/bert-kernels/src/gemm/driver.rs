@@ -136,11 +136,8 @@ pub(crate) fn compute<const N: usize>(
     let mut tile = Tile([0.0; MAX_TILE_LEN]);
     for block_idx in 0..num_blocks {
         let words = block_idx * DEPTH_BLOCK..depth.min((block_idx + 1) * DEPTH_BLOCK);
-        let block = Block {
-            kernel,
-            fresh: block_idx == 0 && !region.continues,
-            last: block_idx + 1 == num_blocks,
-        };
+        let block =
+            Block { kernel, fresh: block_idx == 0 && !region.continues, last: block_idx + 1 == num_blocks };
         let per_pass = (RIGHT_BLOCK_WORDS / (words.len().max(1) * kernel.tile_cols())).max(1);
         for first_panel in cols.clone().step_by(per_pass) {
             for row_panel in rows.clone() {
