@@ -49,6 +49,18 @@ impl Precision {
 }
 
 impl Path {
+    /// Returns every path of this processor; what each precision takes on its own is [`Precision::path`].
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let kernels = Kernel::ALL.into_iter().filter(|kernel| kernel.is_available());
+        let both = |kernel| [Precision::Bf16, Precision::F32].map(|precision| Self { precision, kernel });
+        kernels.flat_map(both).filter(|path| path.is_possible()).collect()
+    }
+
+    fn is_possible(self) -> bool {
+        self.precision == Precision::Bf16 || self.kernel.values_per_word() == 1
+    }
+
     /// Returns whether bf16 is multiplied by instructions made for it.
     ///
     /// Where it is not, bf16 brings no speed over f32: values are rounded and then multiplied in f32.

@@ -3,7 +3,7 @@
 //! Owns the layout: `[num_panels, depth_words, width]`, zeros behind the last lane. A lane is a row of the left
 //! operand or a column of the right one; a word is one f32, or a pair of bf16 where the micro-kernel takes pairs.
 
-use super::Precision;
+use super::{Path, Precision};
 use crate::simd::tile::Kernel;
 use crate::simd::transpose::{Square, transpose};
 use crate::simd::widest;
@@ -68,11 +68,13 @@ impl PackedA {
     /// Returns an operand of no rows; its memory grows with the first matrices and is kept.
     #[must_use]
     pub fn new(precision: Precision) -> Self {
-        Self::for_kernel(precision, precision.kernel())
+        Self::for_path(precision.path())
     }
 
-    pub(crate) fn for_kernel(precision: Precision, kernel: Kernel) -> Self {
-        Self(Panels::new(precision, kernel, kernel.tile_rows()))
+    /// Returns the same for a path that need not be the fastest.
+    #[must_use]
+    pub fn for_path(path: Path) -> Self {
+        Self(Panels::new(path, path.kernel.tile_rows()))
     }
 
     /// Casts and packs `matrix` `[rows, depth]` in place of what was packed before.
@@ -102,11 +104,13 @@ impl PackedB {
     /// Returns an operand of no columns; its memory grows with the first matrices and is kept.
     #[must_use]
     pub fn new(precision: Precision) -> Self {
-        Self::for_kernel(precision, precision.kernel())
+        Self::for_path(precision.path())
     }
 
-    pub(crate) fn for_kernel(precision: Precision, kernel: Kernel) -> Self {
-        Self(Panels::new(precision, kernel, kernel.tile_cols()))
+    /// Returns the same for a path that need not be the fastest.
+    #[must_use]
+    pub fn for_path(path: Path) -> Self {
+        Self(Panels::new(path, path.kernel.tile_cols()))
     }
 
     /// Casts and packs `matrix` `[depth, cols]` in place of what was packed before.
@@ -147,11 +151,8 @@ pub(super) struct Panels {
 }
 
 impl Panels {
-    fn new(precision: Precision, kernel: Kernel, width: usize) -> Self {
-        assert!(
-            precision == Precision::Bf16 || kernel.values_per_word() == 1,
-            "the kernel {kernel} does not multiply f32"
-        );
+    fn new(path: Path, width: usize) -> Self {
+        let Path { precision, kernel } = path;
         Self { kernel, precision, width, lanes: 0, depth: 0, depth_words: 0, words: Vec::new(), start: 0 }
     }
 

@@ -12,21 +12,13 @@ fn transpose(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect()
 }
 
-/// Every kernel of this machine with the precisions that it can multiply.
-fn kernels() -> Vec<(Kernel, Precision)> {
-    let available = Kernel::ALL.into_iter().filter(|kernel| kernel.is_available());
-    let both = |kernel: Kernel| [(kernel, Precision::Bf16), (kernel, Precision::F32)];
-    available.flat_map(both).filter(|(k, p)| *p == Precision::Bf16 || k.values_per_word() == 1).collect()
-}
-
 fn packed(
-    (kernel, precision): (Kernel, Precision),
+    path: Path,
     (a, a_transposed): (&[f32], bool),
     (b, b_transposed): (&[f32], bool),
     [rows, depth, cols]: [usize; 3],
 ) -> (PackedA, PackedB) {
-    let (mut left, mut right) =
-        (PackedA::for_kernel(precision, kernel), PackedB::for_kernel(precision, kernel));
+    let (mut left, mut right) = (PackedA::for_path(path), PackedB::for_path(path));
     let (turned_a, turned_b) = (transpose(a, rows, depth), transpose(b, depth, cols));
     left.pack(if a_transposed {
         Matrix::new(&turned_a, depth, rows).transposed()
@@ -58,18 +50,18 @@ fn check_close(got: &[f32], expected: &[f64], tolerance: f64, what: &str) {
 fn check_all_kernels(shape: [usize; 3], orientation: [bool; 2]) {
     let [rows, depth, cols] = shape;
     let (a, b) = (values(rows * depth, 1), values(depth * cols, 2));
-    for (kernel, precision) in kernels() {
-        let (left, right) = packed((kernel, precision), (&a, orientation[0]), (&b, orientation[1]), shape);
+    for path in Path::all() {
+        let (left, right) = packed(path, (&a, orientation[0]), (&b, orientation[1]), shape);
         let mut out = vec![f32::NAN; rows * cols];
         multiply(&left, &right, &mut out);
         let rounded = |values: &[f32]| -> Vec<f32> {
-            match precision {
+            match path.precision {
                 Precision::F32 => values.to_vec(),
                 Precision::Bf16 => values.iter().map(|v| round_to_bf16(*v)).collect(),
             }
         };
         let expected = reference::multiply(&rounded(&a), &rounded(&b), shape);
-        let what = format!("{kernel} {precision:?} {shape:?} {orientation:?}");
+        let what = format!("{path} {shape:?} {orientation:?}");
         check_close(&out, &expected, tolerance(depth), &what);
         let start = values(rows * cols, 3);
         let mut added = start.clone();
@@ -102,9 +94,9 @@ fn edge_shapes_on_every_kernel_in_every_orientation() {
 
 #[test]
 fn at_least_the_portable_kernel_is_tested() {
-    assert!(kernels().contains(&(Kernel::Portable, Precision::F32)));
-    assert!(kernels().contains(&(Precision::F32.kernel(), Precision::F32)));
-    assert!(kernels().contains(&(Precision::Bf16.kernel(), Precision::Bf16)));
+    assert!(Path::all().contains(&Path { precision: Precision::F32, kernel: Kernel::Portable }));
+    assert!(Path::all().contains(&Precision::F32.path()));
+    assert!(Path::all().contains(&Precision::Bf16.path()));
 }
 
 #[test]
@@ -116,7 +108,8 @@ fn avx2_and_avx512_give_the_same_bits() {
     let shape = [37, 1300, 75];
     let (a, b) = (values(37 * 1300, 1), values(1300 * 75, 2));
     let on = |kernel| {
-        let (left, right) = packed((kernel, Precision::F32), (&a, false), (&b, false), shape);
+        let (left, right) =
+            packed(Path { precision: Precision::F32, kernel }, (&a, false), (&b, false), shape);
         let mut out = vec![0.0; 37 * 75];
         multiply(&left, &right, &mut out);
         out
@@ -130,19 +123,19 @@ fn bits_do_not_depend_on_the_number_of_threads() {
     for shape in [[301, 1100, 65], [20, 1100, 700]] {
         let [rows, depth, cols] = shape;
         let (a, b) = (values(rows * depth, 1), values(depth * cols, 2));
-        for kernel in kernels() {
+        for path in Path::all() {
             let on = |num_threads: usize| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(num_threads).build().unwrap();
                 pool.install(|| {
-                    let (left, right) = packed(kernel, (&a, false), (&b, true), shape);
+                    let (left, right) = packed(path, (&a, false), (&b, true), shape);
                     let mut out = vec![0.0; rows * cols];
                     multiply(&left, &right, &mut out);
                     out
                 })
             };
             let single = on(1);
-            assert_eq!(on(2), single, "{kernel:?}");
-            assert_eq!(on(3), single, "{kernel:?}");
+            assert_eq!(on(2), single, "{path}");
+            assert_eq!(on(3), single, "{path}");
         }
     }
 }
@@ -178,26 +171,26 @@ fn a_strided_matrix_is_read_where_it_lies() {
 fn epilogues_follow_the_product() {
     let shape = [31, 600, 67];
     let (a, b, bias) = (values(31 * 600, 1), values(600 * 67, 2), values(67, 3));
-    for kernel in kernels() {
-        let (left, right) = packed(kernel, (&a, false), (&b, false), shape);
+    for path in Path::all() {
+        let (left, right) = packed(path, (&a, false), (&b, false), shape);
         let mut plain = vec![0.0; 31 * 67];
         multiply(&left, &right, &mut plain);
         let with_bias: Vec<f32> = plain.iter().enumerate().map(|(i, x)| x + bias[i % 67]).collect();
         let mut out = vec![f32::NAN; 31 * 67];
         multiply_bias(&left, &right, &bias, &mut out);
-        assert_eq!(out, with_bias, "{kernel:?}");
+        assert_eq!(out, with_bias, "{path}");
         for form in [GeluForm::Erf, GeluForm::Tanh] {
             let (mut before, mut after) = (vec![f32::NAN; 31 * 67], vec![f32::NAN; 31 * 67]);
             multiply_bias_gelu(&left, &right, &bias, form, &mut before, &mut after);
             let mut expected = vec![0.0; 31 * 67];
             crate::gelu::forward(form, &with_bias, &mut expected);
-            assert_eq!((before, after), (with_bias.clone(), expected), "{kernel:?}");
+            assert_eq!((before, after), (with_bias.clone(), expected), "{path}");
         }
         let places = |row: usize, col: usize, values: &mut [f32]| {
             values.iter_mut().enumerate().for_each(|(i, value)| *value = (row * 67 + col + i) as f32);
         };
         multiply_then(&left, &right, &mut out, places);
-        assert!(out.iter().enumerate().all(|(i, value)| *value == i as f32), "{kernel:?}");
+        assert!(out.iter().enumerate().all(|(i, value)| *value == i as f32), "{path}");
     }
 }
 

@@ -6,7 +6,9 @@ use super::tile::Kernel;
 use std::hint::black_box;
 
 /// Independent sums: enough to hide the latency of the instruction, few enough for the registers.
-const NUM_SUMS: usize = 24;
+const NUM_SUMS: usize = 14;
+/// Sums that the compiler spreads over vectors by itself.
+const NUM_PORTABLE_SUMS: usize = 32;
 
 /// Runs the kernel's instruction `rounds` times on independent sums; returns the multiplications and additions.
 ///
@@ -15,84 +17,64 @@ const NUM_SUMS: usize = 24;
 /// If the processor lacks the instruction.
 pub(crate) fn multiply_in_registers(kernel: Kernel, rounds: usize) -> usize {
     assert!(kernel.is_available(), "{kernel} is not available here");
-    let (sum, per_round) = match kernel {
-        Kernel::Portable => (portable(rounds, black_box(0.5)), 2 * NUM_SUMS),
-        // SAFETY: the processor has the instructions (asserted).
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "calling code compiled for features that were just detected")]
-        Kernel::Avx2 => unsafe { (x86::avx2(rounds, black_box(0.5)), 2 * 8 * x86::NUM_AVX2_SUMS) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "calling code compiled for features that were just detected")]
-        Kernel::Avx512 => unsafe { (x86::avx512(rounds, black_box(0.5)), 2 * 16 * NUM_SUMS) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        #[expect(unsafe_code, reason = "calling code compiled for features that were just detected")]
-        Kernel::Avx512Bf16 => unsafe { (x86::avx512_bf16(rounds, black_box(0)), 2 * 32 * NUM_SUMS) },
-        #[cfg(not(target_arch = "x86_64"))]
-        _ => unreachable!("availability was asserted"),
-    };
-    black_box(sum);
-    rounds * per_round
-}
-
-fn portable(rounds: usize, factor: f32) -> f32 {
-    let mut sums = [0.0; NUM_SUMS];
-    for _ in 0..rounds {
-        for sum in &mut sums {
-            *sum = *sum * factor + factor;
-        }
+    #[cfg(target_arch = "x86_64")]
+    match kernel {
+        Kernel::Portable => {}
+        Kernel::Avx2 => return 2 * 8 * NUM_SUMS * x86::avx2(rounds),
+        Kernel::Avx512 => return 2 * 16 * NUM_SUMS * x86::avx512(rounds),
+        Kernel::Avx512Bf16 => return 2 * 32 * NUM_SUMS * x86::avx512_bf16(rounds),
     }
-    sums.iter().sum()
+    let (mut sums, factor) = ([0.0_f32; NUM_PORTABLE_SUMS], black_box(0.5));
+    for _ in 0..rounds {
+        sums.iter_mut().for_each(|sum| *sum = *sum * factor + factor);
+    }
+    black_box(sums);
+    2 * NUM_PORTABLE_SUMS * rounds
 }
 
+/// Written as instructions: from vector types the compiler makes loops that move sums through memory.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::NUM_SUMS;
-    use std::arch::x86_64::*;
+    use std::arch::asm;
 
-    /// As many as 16 registers hold.
-    pub(super) const NUM_AVX2_SUMS: usize = 12;
-
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn avx512(rounds: usize, factor: f32) -> f32 {
-        let factor = _mm512_set1_ps(factor);
-        let mut sums = [_mm512_setzero_ps(); NUM_SUMS];
-        for _ in 0..rounds {
-            for sum in &mut sums {
-                *sum = _mm512_fmadd_ps(factor, factor, *sum);
+    /// Defines a function that runs an instruction on 14 registers, `rounds` times, and returns `rounds`.
+    macro_rules! loop_over_registers {
+        ($name:ident, $instruction:literal, $kind:literal) => {
+            pub(super) fn $name(rounds: usize) -> usize {
+                if rounds == 0 {
+                    return 0;
+                }
+                // SAFETY: the caller has checked that the processor has the instruction; it reads and writes
+                // vector registers only, all of which are declared.
+                #[expect(unsafe_code, reason = "instructions over registers only")]
+                unsafe {
+                    loop_over_registers!(@asm $instruction, $kind, rounds,
+                        "0" "1" "2" "3" "4" "5" "6" "7" "8" "9" "10" "11" "12" "13");
+                }
+                rounds
             }
-        }
-        sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
+        };
+        (@asm $instruction:literal, $kind:literal, $rounds:ident, $($register:literal)*) => {
+            asm!(
+                $(concat!("vxorps xmm", $register, ", xmm", $register, ", xmm", $register),)*
+                "vxorps xmm15, xmm15, xmm15",
+                "2:",
+                $(concat!($instruction, " ", $kind, "mm", $register, ", ", $kind, "mm15, ", $kind, "mm15"),)*
+                "dec {left}",
+                "jnz 2b",
+                "vzeroupper",
+                left = inout(reg) $rounds => _,
+                out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _,
+                out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+                out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+                options(nomem, nostack),
+            )
+        };
     }
 
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) fn avx512_bf16(rounds: usize, factors: i32) -> f32 {
-        // The bits of a vector of pairs; zero stands for any number, since the speed does not depend on it.
-        let factors = _mm512_cvtne2ps_pbh(
-            _mm512_castsi512_ps(_mm512_set1_epi32(factors)),
-            _mm512_castsi512_ps(_mm512_set1_epi32(factors)),
-        );
-        let mut sums = [_mm512_setzero_ps(); NUM_SUMS];
-        for _ in 0..rounds {
-            for sum in &mut sums {
-                *sum = _mm512_dpbf16_ps(*sum, factors, factors);
-            }
-        }
-        sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn avx2(rounds: usize, factor: f32) -> f32 {
-        let factor = _mm256_set1_ps(factor);
-        let mut sums = [_mm256_setzero_ps(); NUM_AVX2_SUMS];
-        for _ in 0..rounds {
-            for sum in &mut sums {
-                *sum = _mm256_fmadd_ps(factor, factor, *sum);
-            }
-        }
-        sums.into_iter().map(|sum| _mm256_cvtss_f32(sum)).sum()
-    }
+    loop_over_registers!(avx512, "vfmadd231ps", "z");
+    loop_over_registers!(avx512_bf16, "vdpbf16ps", "z");
+    loop_over_registers!(avx2, "vfmadd231ps", "y");
 }
 
 #[cfg(test)]

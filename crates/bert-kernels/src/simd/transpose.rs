@@ -90,10 +90,9 @@ mod tests {
         transpose(&square, &mut fast);
         plain(&square, &mut slow);
         assert_eq!(fast, slow);
-        for i in 0..16 {
-            for j in 0..16 {
-                assert_eq!(fast[j][i], (16 * i + j) as u32);
-            }
+        for (i, row) in fast.iter().enumerate() {
+            let column: Vec<u32> = square.iter().map(|row| row[i]).collect();
+            assert_eq!(row.as_slice(), column);
         }
     }
 }
