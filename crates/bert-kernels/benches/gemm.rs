@@ -2,15 +2,18 @@
 //!
 //! `cargo bench -p bert-kernels --bench gemm [-- all]`: the paths that this processor takes, or all that it has.
 //! One thread. Where Linux says how long this thread has run, waiting for a busy processor does not count. Peak and
-//! products take turns, and the best of each counts, because other work on the machine only ever makes them slower.
+//! products take turns, and the median of each counts.
 
 #![expect(clippy::print_stdout, reason = "a benchmark reports by printing")]
 
 use bert_kernels::gemm::{self, Matrix, PackedA, PackedB, Path, Precision};
 use std::hint::black_box;
+use std::sync::LazyLock;
 use std::time::Instant;
 
-const REPETITIONS: usize = 8;
+const REPETITIONS: usize = 3;
+/// Seconds of one measurement: long against the clock tick in which Linux counts running time.
+const LONG_ENOUGH: f64 = 0.1;
 
 /// Rows, columns, depth.
 const SHAPES: [[usize; 3]; 8] = [
@@ -51,52 +54,58 @@ fn report(path: Path) {
     }
 }
 
-/// Returns 10^9 operations per second of `work`, which returns how many it did.
-fn timed(work: impl FnOnce() -> usize) -> f64 {
-    let (start, start_on_processor) = (Instant::now(), seconds_on_processor());
-    let operations = work();
-    let on_processor = seconds_on_processor().zip(start_on_processor).map(|(end, start)| end - start);
-    operations as f64 / on_processor.unwrap_or_else(|| start.elapsed().as_secs_f64()) / 1e9
+/// Repeats `work`, which returns how many operations it did, and returns 10^9 operations per second.
+fn rate(mut work: impl FnMut() -> usize) -> f64 {
+    work();
+    let (start, mut operations) = (seconds(), 0);
+    loop {
+        operations += work();
+        let passed = seconds() - start;
+        if passed >= LONG_ENOUGH {
+            return operations as f64 / passed / 1e9;
+        }
+    }
 }
 
-/// Returns how long this thread has run, where the system says so.
-fn seconds_on_processor() -> Option<f64> {
-    let times = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    Some(times.split_whitespace().next()?.parse::<f64>().ok()? / 1e9)
+/// Returns for how long this thread has run, or else the time since the first call.
+fn seconds() -> f64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let start = *START;
+    let times = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let running = times.and_then(|times| times.split_whitespace().next()?.parse::<f64>().ok());
+    running.map_or_else(|| start.elapsed().as_secs_f64(), |nanoseconds| nanoseconds / 1e9)
 }
 
-/// Returns the best rates of registers, of multiplying alone, and of packing and multiplying in three orientations.
+/// Returns the rates of registers, of multiplying alone, and of packing and multiplying in three orientations.
 fn measure(path: Path, [rows, cols, depth]: [usize; 3]) -> [f64; 5] {
     let operations = 2 * rows * cols * depth;
     let values = |len: usize| -> Vec<f32> { (0..len).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect() };
     let (left, right) = (values(rows * depth), values(depth * cols));
     let mut out = vec![0.0; rows * cols];
     let (mut a, mut b) = (PackedA::for_path(path), PackedB::for_path(path));
-    let mut best = [0.0_f64; 5];
-    let mut note = |i: usize, rate: f64| best[i] = best[i].max(rate);
+    let mut rates: [Vec<f64>; 5] = Default::default();
     for _ in 0..REPETITIONS {
+        rates[0].push(rate(|| path.multiply_in_registers(black_box(100_000))));
         for (i, (a_turned, b_turned)) in
             [(false, false), (false, true), (true, false)].into_iter().enumerate()
         {
-            for _ in 0..4 {
-                note(0, timed(|| path.multiply_in_registers(black_box(20_000))));
-            }
-            let rate = timed(|| {
+            rates[2 + i].push(rate(|| {
                 a.pack(oriented(&left, [rows, depth], a_turned));
                 b.pack(oriented(&right, [depth, cols], b_turned));
                 gemm::multiply(&a, &b, &mut out);
                 operations
-            });
-            note(2 + i, rate);
-            let rate = timed(|| {
-                gemm::multiply(&a, &b, &mut out);
-                operations
-            });
-            note(1, rate);
-            black_box(&out);
+            }));
         }
+        rates[1].push(rate(|| {
+            gemm::multiply(&a, &b, &mut out);
+            operations
+        }));
+        black_box(&out);
     }
-    best
+    rates.map(|mut rates| {
+        rates.sort_by(f64::total_cmp);
+        rates[REPETITIONS / 2]
+    })
 }
 
 fn oriented(values: &[f32], [rows, cols]: [usize; 2], turned: bool) -> Matrix<'_> {

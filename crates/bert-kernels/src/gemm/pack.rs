@@ -11,6 +11,8 @@ use rayon::prelude::*;
 
 /// Words of the shortest stretch of panels that is worth a second thread.
 const PARALLEL_WORDS: usize = 1 << 16;
+/// Panels that are filled together: reading a short stretch of each row for one panel at a time would wait for memory.
+const GROUP_PANELS: usize = 8;
 /// Panels start at a multiple of this many words, the length of a cache line.
 const ALIGNMENT: usize = 16;
 
@@ -183,16 +185,20 @@ impl Panels {
         }
         let words = &mut self.words[self.start..self.start + num_words];
         let (width, cast) = (self.width, Cast::new(self.precision, self.kernel));
-        let pack = |(panel_idx, words): (usize, &mut [u32])| match width {
-            32 => pack_panel::<32>(view, cast, panel_idx, words),
-            16 => pack_panel::<16>(view, cast, panel_idx, words),
-            14 => pack_panel::<14>(view, cast, panel_idx, words),
-            _ => pack_panel::<6>(view, cast, panel_idx, words),
+        let pack = |(group_idx, words): (usize, &mut [u32])| {
+            let first_panel = group_idx * GROUP_PANELS;
+            match width {
+                32 => pack_group::<32>(view, cast, first_panel, words, panel_len),
+                16 => pack_group::<16>(view, cast, first_panel, words, panel_len),
+                14 => pack_group::<14>(view, cast, first_panel, words, panel_len),
+                _ => pack_group::<6>(view, cast, first_panel, words, panel_len),
+            }
         };
+        let group_len = GROUP_PANELS * panel_len;
         if num_words < PARALLEL_WORDS || !in_parallel {
-            words.chunks_exact_mut(panel_len).enumerate().for_each(pack);
+            words.chunks_mut(group_len).enumerate().for_each(pack);
         } else {
-            words.par_chunks_exact_mut(panel_len).enumerate().for_each(pack);
+            words.par_chunks_mut(group_len).enumerate().for_each(pack);
         }
     }
 }
@@ -298,62 +304,69 @@ pub(super) fn bf16_in_upper_half(value: f32) -> u32 {
     if value.is_nan() { bits & 0xffff_0000 | 0x0040_0000 } else { rounded }
 }
 
-/// Fills one panel of `W` lanes.
-fn pack_panel<const W: usize>(view: &LaneView<'_>, cast: Cast, panel_idx: usize, words: &mut [u32]) {
-    let first_lane = panel_idx * W;
-    let num_lanes = W.min(view.lanes - first_lane);
-    let (steps, _) = words.as_chunks_mut::<W>();
+/// Fills a few neighbouring panels of `W` lanes.
+fn pack_group<const W: usize>(
+    view: &LaneView<'_>,
+    cast: Cast,
+    first_panel: usize,
+    words: &mut [u32],
+    panel_len: usize,
+) {
     widest(
         #[inline(always)]
         || {
             if view.depth_is_contiguous {
-                transpose_panel(view, cast, first_lane, num_lanes, steps);
+                for (i, words) in words.chunks_exact_mut(panel_len).enumerate() {
+                    transpose_panel::<W>(view, cast, (first_panel + i) * W, words);
+                }
             } else {
-                interleave_panel(view, cast, first_lane, num_lanes, steps);
+                interleave_panels::<W>(view, cast, first_panel * W, words, panel_len);
             }
         },
     );
 }
 
 #[inline(always)]
-fn interleave_panel<const W: usize>(
+fn interleave_panels<const W: usize>(
     view: &LaneView<'_>,
     cast: Cast,
     first_lane: usize,
-    num_lanes: usize,
-    steps: &mut [[u32; W]],
+    words: &mut [u32],
+    panel_len: usize,
 ) {
     let per_word = cast.values_per_word();
-    for (step_idx, step) in steps.iter_mut().enumerate() {
+    let num_lanes = (words.len() / panel_len * W).min(view.lanes - first_lane);
+    for step_idx in 0..panel_len / W {
         let depth = step_idx * per_word;
         let at = |depth: usize| &view.values[depth * view.stride + first_lane..][..num_lanes];
+        let first = at(depth);
         let second = (per_word == 2 && depth + 1 < view.depth).then(|| at(depth + 1));
-        if num_lanes == W {
-            let (first, second) = (&at(depth)[..W], second.map(|second| &second[..W]));
-            cast.along_lanes(first, second, step);
-        } else {
+        let (wholes, rest) = first.as_chunks::<W>();
+        for (i, first) in wholes.iter().enumerate() {
+            let step = &mut words[i * panel_len + step_idx * W..][..W];
+            cast.along_lanes(first, second.map(|second| &second[i * W..][..W]), step);
+        }
+        if !rest.is_empty() {
+            let step = &mut words[wholes.len() * panel_len + step_idx * W..][..W];
             step.fill(0);
-            cast.along_lanes(at(depth), second, &mut step[..num_lanes]);
+            cast.along_lanes(rest, second.map(|second| &second[wholes.len() * W..]), step);
         }
     }
 }
 
 #[inline(always)]
-fn transpose_panel<const W: usize>(
-    view: &LaneView<'_>,
-    cast: Cast,
-    first_lane: usize,
-    num_lanes: usize,
-    steps: &mut [[u32; W]],
-) {
+fn transpose_panel<const W: usize>(view: &LaneView<'_>, cast: Cast, first_lane: usize, words: &mut [u32]) {
     let per_word = cast.values_per_word();
-    for (block_idx, block) in steps.chunks_mut(16).enumerate() {
-        let first = 16 * block_idx * per_word;
-        let len = (16 * per_word).min(view.depth - first);
-        for group in (0..W).step_by(16) {
-            let mut square: Square = [[0; 16]; 16];
-            let lanes = group..num_lanes.min(group + 16);
-            for (row, lane) in square.iter_mut().zip(lanes) {
+    let num_lanes = W.min(view.lanes - first_lane);
+    let (steps, _) = words.as_chunks_mut::<W>();
+    for group in (0..W).step_by(16) {
+        // Rows behind the last lane stay zero; columns behind the last word are never read.
+        let mut square: Square = [[0; 16]; 16];
+        let width = 16.min(W - group);
+        for (block_idx, block) in steps.chunks_mut(16).enumerate() {
+            let first = 16 * block_idx * per_word;
+            let len = (16 * per_word).min(view.depth - first);
+            for (row, lane) in square.iter_mut().zip(group..num_lanes.min(group + 16)) {
                 let values = &view.values[(first_lane + lane) * view.stride + first..][..len];
                 match (per_word, values.as_array::<16>(), values.as_array::<32>()) {
                     (1, Some(whole), _) => cast.along_depth(whole, row),
@@ -363,7 +376,6 @@ fn transpose_panel<const W: usize>(
             }
             let mut columns: Square = [[0; 16]; 16];
             transpose(&square, &mut columns);
-            let width = 16.min(W - group);
             for (step, column) in block.iter_mut().zip(&columns) {
                 step[group..group + width].copy_from_slice(&column[..width]);
             }
