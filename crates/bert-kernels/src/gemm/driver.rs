@@ -4,16 +4,15 @@
 //! sums wait in the result itself, in f32, so that a blocked sum has the bits of an unblocked one.
 
 use super::{PackedA, PackedB};
-use crate::simd::tile::{Kernel, MAX_TILE_LEN, Tile};
+use crate::simd::tile::{Kernel, MAX_TILE_LEN, Tile, prefetch_for_writing};
 use crate::simd::widest;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Words of the depth that are multiplied before the next tile: a left panel of this depth stays in the first
-/// cache while right panels stream by.
+/// Words of the depth that are multiplied before the next tile: a left panel of this depth fits the first cache.
 const DEPTH_BLOCK: usize = 512;
-/// Words of right panels that stay in the second cache (1 MB of at least 1-2 MB) while left panels pass.
-const RIGHT_BLOCK_WORDS: usize = 256 * 1024;
+/// Words of inner panels that stay in the second cache (1 MB of usually 1 to 2 MB) while outer panels pass.
+const PASS_WORDS: usize = 256 * 1024;
 /// Products below which a second thread is not worth waking.
 const PARALLEL_PRODUCTS: usize = 1 << 19;
 /// Regions per thread, so that a thread that is held up does not hold up the others.
@@ -138,13 +137,49 @@ pub(crate) fn compute<const N: usize>(
         let words = block_idx * DEPTH_BLOCK..depth.min((block_idx + 1) * DEPTH_BLOCK);
         let block =
             Block { kernel, fresh: block_idx == 0 && !region.continues, last: block_idx + 1 == num_blocks };
-        let per_pass = (RIGHT_BLOCK_WORDS / (words.len().max(1) * kernel.tile_cols())).max(1);
-        for first_panel in cols.clone().step_by(per_pass) {
-            for row_panel in rows.clone() {
-                let left = a.0.block(row_panel, words.start, words.end);
-                for col_panel in first_panel..cols.end.min(first_panel + per_pass) {
-                    let right = b.0.block(col_panel, words.start, words.end);
-                    block.compute_tile((row_panel, left), (col_panel, right), &mut tile, &mut region, finish);
+        let (rows, cols) = (rows.clone(), cols.clone());
+        let left = |panel: usize| (panel, a.0.block(panel, words.start, words.end));
+        let right = |panel: usize| (panel, b.0.block(panel, words.start, words.end));
+        if rows.len() > cols.len() {
+            let passes = Passes { outer: rows, inner: cols, inner_words: words.len() * kernel.tile_cols() };
+            passes.walk(words.len(), left, |row_panel, col_panel, ahead| {
+                block.compute_tile(left(row_panel), right(col_panel), ahead, &mut tile, &mut region, finish);
+            });
+        } else {
+            let passes = Passes { outer: cols, inner: rows, inner_words: words.len() * kernel.tile_rows() };
+            passes.walk(words.len(), right, |col_panel, row_panel, ahead| {
+                block.compute_tile(left(row_panel), right(col_panel), ahead, &mut tile, &mut region, finish);
+            });
+        }
+    }
+}
+
+/// The order of the tiles: as many inner panels as stay in the second cache, against one outer panel after the other.
+struct Passes {
+    outer: Range<usize>,
+    inner: Range<usize>,
+    /// Words of one inner panel.
+    inner_words: usize,
+}
+
+impl Passes {
+    /// Calls `visit(outer panel, inner panel, words to be fetched meanwhile)`; those are a piece of the next outer
+    /// panel, one line per word of the depth.
+    #[inline(always)]
+    fn walk<'w>(
+        self,
+        depth_words: usize,
+        panel: impl Fn(usize) -> (usize, &'w [u32]),
+        mut visit: impl FnMut(usize, usize, Option<&'w [u32]>),
+    ) {
+        let per_pass = (PASS_WORDS / self.inner_words.max(1)).max(1);
+        for first in self.inner.clone().step_by(per_pass) {
+            for outer in self.outer.clone() {
+                let next = if outer + 1 < self.outer.end { panel(outer + 1).1 } else { &[] };
+                for inner in first..self.inner.end.min(first + per_pass) {
+                    let ahead =
+                        next.get((inner - first) * depth_words * 16..).filter(|ahead| !ahead.is_empty());
+                    visit(outer, inner, ahead);
                 }
             }
         }
@@ -172,6 +207,7 @@ impl Block {
         &self,
         (row_panel, left): (usize, &[u32]),
         (col_panel, right): (usize, &[u32]),
+        ahead: Option<&[u32]>,
         tile: &mut Tile,
         region: &mut Region<'_, N>,
         finish: &impl Fn(usize, usize, [&mut [f32]; N]),
@@ -189,7 +225,8 @@ impl Block {
                 copy(&row[0][cols.clone()], &mut sums[..cols.len()]);
             }
         }
-        self.kernel.multiply(left, right, self.fresh, tile);
+        rows.iter().for_each(|row| prefetch_for_writing(&row[0][cols.clone()]));
+        self.kernel.multiply(left, right, self.fresh, ahead, tile);
         for (row, sums) in rows.iter_mut().zip(tile.0.chunks_exact(width)) {
             copy(&sums[..cols.len()], &mut row[0][cols.clone()]);
         }

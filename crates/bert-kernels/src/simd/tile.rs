@@ -84,7 +84,8 @@ impl Kernel {
         }
     }
 
-    /// Adds the product of two panels to a tile, or writes it if `fresh`.
+    /// Adds the product of two panels to a tile, or writes it if `fresh`. Meanwhile the beginning of `ahead`, which is
+    /// needed soon, is fetched into the second cache, one line per step of the depth.
     ///
     /// # Shapes
     ///
@@ -96,11 +97,13 @@ impl Kernel {
     ///
     /// If the panels are of different depth, or the processor lacks the instructions.
     #[inline]
-    pub(crate) fn multiply(self, a: &[u32], b: &[u32], fresh: bool, tile: &mut Tile) {
+    pub(crate) fn multiply(self, a: &[u32], b: &[u32], fresh: bool, ahead: Option<&[u32]>, tile: &mut Tile) {
         let depth = a.len() / self.tile_rows();
         assert_eq!(a.len(), depth * self.tile_rows(), "a panel of the left operand has whole rows");
         assert_eq!(b.len(), depth * self.tile_cols(), "both panels have the same depth");
         assert!(self.is_available(), "panels made for {self}, which this processor does not have");
+        // Without anything to fetch, one line is fetched over and over, which costs nothing.
+        let ahead = ahead.map_or((a.as_ptr(), 0), |ahead| (ahead.as_ptr(), 16));
         if fresh {
             tile.0[..self.tile_rows() * self.tile_cols()].fill(0.0);
         }
@@ -114,11 +117,13 @@ impl Kernel {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "calling code compiled for features that were just detected")]
-            Self::Avx512 => unsafe { x86::avx512(a.as_ptr(), b.as_ptr(), depth, &mut tile.0) },
+            Self::Avx512 => unsafe { x86::avx512(a.as_ptr(), b.as_ptr(), depth, ahead, &mut tile.0) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "calling code compiled for features that were just detected")]
-            Self::Avx512Bf16 => unsafe { x86::avx512_bf16(a.as_ptr(), b.as_ptr(), depth, &mut tile.0) },
+            Self::Avx512Bf16 => unsafe {
+                x86::avx512_bf16(a.as_ptr(), b.as_ptr(), depth, ahead, &mut tile.0)
+            },
             #[cfg(not(target_arch = "x86_64"))]
             _ => unreachable!("availability was asserted"),
         }
@@ -134,6 +139,22 @@ impl fmt::Display for Kernel {
             Self::Portable => "portable",
         })
     }
+}
+
+/// Asks for the memory of `values`, which are about to be written.
+#[inline(always)]
+pub(crate) fn prefetch_for_writing(values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(16) {
+        // SAFETY: a prefetch changes nothing and may name any address.
+        #[expect(unsafe_code, reason = "a hint to the processor")]
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
 }
 
 fn is_intel() -> bool {
@@ -174,7 +195,13 @@ mod x86 {
     ///
     /// `a` and `b` must have `depth` times the tile's rows and columns.
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn avx512(a: *const u32, b: *const u32, depth: usize, tile: &mut [f32; MAX_TILE_LEN]) {
+    pub(super) unsafe fn avx512(
+        a: *const u32,
+        b: *const u32,
+        depth: usize,
+        (mut ahead, ahead_step): (*const u32, usize),
+        tile: &mut [f32; MAX_TILE_LEN],
+    ) {
         const ROWS: usize = Kernel::Avx512.tile_rows();
         let (mut a, mut b) = (a.cast::<f32>(), b.cast::<f32>());
         let out = tile.as_mut_ptr();
@@ -189,6 +216,8 @@ mod x86 {
                 let (low, high) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
                 _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
                 _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 16).cast());
+                _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                ahead = ahead.wrapping_add(ahead_step);
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let factor = _mm512_set1_ps(*a.add(i));
                     sums[0] = _mm512_fmadd_ps(factor, low, sums[0]);
@@ -211,6 +240,7 @@ mod x86 {
         a: *const u32,
         b: *const u32,
         depth: usize,
+        (mut ahead, ahead_step): (*const u32, usize),
         tile: &mut [f32; MAX_TILE_LEN],
     ) {
         const ROWS: usize = Kernel::Avx512Bf16.tile_rows();
@@ -228,6 +258,8 @@ mod x86 {
                 let high = pairs(_mm512_loadu_si512(b.add(16).cast()));
                 _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
                 _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 16).cast());
+                _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                ahead = ahead.wrapping_add(ahead_step);
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let factors = pairs(_mm512_set1_epi32(*a.add(i)));
                     sums[0] = _mm512_dpbf16_ps(sums[0], factors, low);
