@@ -10,7 +10,7 @@ use crate::simd::widest;
 use rayon::prelude::*;
 
 /// Rows whose gradients of gamma and beta are summed before the blocks are. Part of the result's bits.
-const NUM_BLOCK_ROWS: usize = 32;
+pub(crate) const NUM_BLOCK_ROWS: usize = 32;
 
 /// Writes `(x - mean) / sqrt(variance + eps) * gamma + beta` of every row into `out`, and the statistics that
 /// [`backward`] needs into `mean` and `rstd` (1 / standard deviation).
@@ -64,7 +64,7 @@ fn forward_block(
 }
 
 #[inline(always)]
-fn forward_row(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, out: &mut [f32]) -> (f32, f32) {
+pub(crate) fn forward_row(x: &[f32], gamma: &[f32], beta: &[f32], eps: f32, out: &mut [f32]) -> (f32, f32) {
     let row_len = x.len() as f32;
     let mean = lanes::sum(x, |x| x) / row_len;
     let variance = lanes::sum(x, |x| (x - mean) * (x - mean)) / row_len;
@@ -132,16 +132,22 @@ pub fn backward(
 }
 
 /// The rows that one thread takes at a time.
-struct Block<'a> {
-    grad_out: &'a [f32],
-    x: &'a [f32],
-    mean: &'a [f32],
-    rstd: &'a [f32],
+pub(crate) struct Block<'a> {
+    pub(crate) grad_out: &'a [f32],
+    pub(crate) x: &'a [f32],
+    pub(crate) mean: &'a [f32],
+    pub(crate) rstd: &'a [f32],
 }
 
 impl Block<'_> {
     #[inline(always)]
-    fn backward(&self, gamma: &[f32], grad_x: &mut [f32], gamma_sum: &mut [f32], beta_sum: &mut [f32]) {
+    pub(crate) fn backward(
+        &self,
+        gamma: &[f32],
+        grad_x: &mut [f32],
+        gamma_sum: &mut [f32],
+        beta_sum: &mut [f32],
+    ) {
         let row_len = gamma.len();
         let rows = self.grad_out.chunks_exact(row_len).zip(self.x.chunks_exact(row_len));
         let statistics = self.mean.iter().zip(self.rstd);

@@ -8,10 +8,17 @@
 //! with an addition on its own. Threads come from the rayon pool of the caller.
 
 pub mod adamw;
+pub mod attention;
 pub mod dropout;
+pub mod embeddings;
+pub mod gelu;
+pub mod gemm;
 pub mod lamb;
 mod lanes;
 pub mod layer_norm;
+pub mod math;
+pub mod mlm_head;
+pub mod residual;
 mod simd;
 pub mod slices;
 

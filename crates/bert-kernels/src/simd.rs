@@ -1,8 +1,13 @@
 //! Runs a loop compiled for the widest vectors of this processor.
 //!
-//! Owns the detection and the only `unsafe` of this crate. It holds no intrinsics: the loops are ordinary Rust
-//! that the compiler vectorises once per target. Wider vectors change the speed and never the bits, because
-//! the order of every sum is written out in lanes and floating-point operations are not contracted.
+//! Owns the detection; all `unsafe` of this crate is here and below. This file holds no intrinsics: the loops are
+//! ordinary Rust that the compiler vectorises once per target. Wider vectors change the speed and never the bits,
+//! because the order of every sum is written out in lanes and floating-point operations are not contracted.
+//! Intrinsics stand in [`tile`], [`transpose`] and [`peak`].
+
+pub(crate) mod peak;
+pub(crate) mod tile;
+pub(crate) mod transpose;
 
 /// Calls `work` compiled for the widest vectors available.
 ///

@@ -1,0 +1,212 @@
+//! GELU, `x·Φ(x)`, exactly or with its tanh form, forward and backward.
+//!
+//! Owns the function and its derivative over flat slices. Element-wise, so threads never show.
+//! Paper: [Gaussian Error Linear Units, Hendrycks and Gimpel, 2016](https://arxiv.org/abs/1606.08415).
+
+use crate::PARALLEL_CHUNK_LEN;
+use crate::math::{erf, exp_non_positive};
+use crate::simd::widest;
+use rayon::prelude::*;
+use std::f32::consts::FRAC_1_SQRT_2;
+
+/// 2·sqrt(2/π)
+const TWO_SQRT_2_OVER_PI: f32 = 1.595_769;
+/// Coefficient of the cubic term in the tanh form.
+const CUBIC: f32 = 0.044_715;
+/// 1 / sqrt(2π), the normal density at 0.
+const FRAC_1_SQRT_2PI: f32 = 0.398_942_3;
+
+/// Which Φ is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GeluForm {
+    /// The normal distribution, through the error function.
+    Erf,
+    /// `(1 + tanh(sqrt(2/π)·(x + 0.044715·x³))) / 2`.
+    Tanh,
+}
+
+impl GeluForm {
+    /// Writes the GELU of `x`, compiled for the vectors of whoever inlines it.
+    #[inline(always)]
+    pub(crate) fn write(self, x: &[f32], out: &mut [f32]) {
+        let pairs = out.iter_mut().zip(x);
+        match self {
+            Self::Erf => pairs.for_each(|(y, &x)| *y = x * normal_cdf(x)),
+            Self::Tanh => pairs.for_each(|(y, &x)| *y = x * tanh_cdf(x)),
+        }
+    }
+
+    #[inline(always)]
+    fn multiply_by_derivative(self, x: &[f32], gradient: &mut [f32]) {
+        let pairs = gradient.iter_mut().zip(x);
+        match self {
+            Self::Erf => pairs.for_each(|(g, &x)| *g *= erf_derivative(x)),
+            Self::Tanh => pairs.for_each(|(g, &x)| *g *= tanh_derivative(x)),
+        }
+    }
+}
+
+/// Writes `x·Φ(x)` of every element.
+///
+/// # Shapes
+///
+/// - x, out: any, of equal length
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn forward(form: GeluForm, x: &[f32], out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "GELU needs an output as long as its input");
+    let chunks = out.par_chunks_mut(PARALLEL_CHUNK_LEN).zip(x.par_chunks(PARALLEL_CHUNK_LEN));
+    chunks.for_each(|(out, x)| {
+        widest(
+            #[inline(always)]
+            || form.write(x, out),
+        );
+    });
+}
+
+/// Turns the gradient of the output of [`forward`] into that of its input `x`, in place.
+///
+/// # Shapes
+///
+/// - x, gradient: any, of equal length
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn backward(form: GeluForm, x: &[f32], gradient: &mut [f32]) {
+    assert_eq!(x.len(), gradient.len(), "GELU needs a gradient as long as its input");
+    let chunks = gradient.par_chunks_mut(PARALLEL_CHUNK_LEN).zip(x.par_chunks(PARALLEL_CHUNK_LEN));
+    chunks.for_each(|(gradient, x)| {
+        widest(
+            #[inline(always)]
+            || form.multiply_by_derivative(x, gradient),
+        );
+    });
+}
+
+#[inline(always)]
+fn normal_cdf(x: f32) -> f32 {
+    0.5 + 0.5 * erf(x * FRAC_1_SQRT_2)
+}
+
+#[inline(always)]
+fn erf_derivative(x: f32) -> f32 {
+    normal_cdf(x) + x * FRAC_1_SQRT_2PI * exp_non_positive(-0.5 * x * x)
+}
+
+/// The logistic function of `2·sqrt(2/π)·(x + 0.044715·x³)`: the same as the form with tanh.
+#[inline(always)]
+fn tanh_cdf(x: f32) -> f32 {
+    let z = TWO_SQRT_2_OVER_PI * (x + CUBIC * x * x * x);
+    let exp = exp_non_positive(-z.abs());
+    let numerator = if z < 0.0 { exp } else { 1.0 };
+    numerator / (1.0 + exp)
+}
+
+#[inline(always)]
+fn tanh_derivative(x: f32) -> f32 {
+    let cdf = tanh_cdf(x);
+    cdf + x * cdf * (1.0 - cdf) * TWO_SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x)
+}
+
+/// The same results by library functions, in f64.
+pub mod reference {
+    use super::GeluForm;
+    use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
+
+    /// Returns `x·Φ(x)`; the error function by its Taylor series, and by its continued fraction from 3 on.
+    #[must_use]
+    pub fn gelu(form: GeluForm, x: f64) -> f64 {
+        match form {
+            GeluForm::Erf => x * 0.5 * (1.0 + erf(x * FRAC_1_SQRT_2)),
+            GeluForm::Tanh => x * 0.5 * (1.0 + (FRAC_2_PI.sqrt() * (x + 0.044715 * x.powi(3))).tanh()),
+        }
+    }
+
+    fn erf(x: f64) -> f64 {
+        if x.abs() > 3.0 {
+            let fraction = (1..60).rev().fold(x.abs(), |tail, k| x.abs() + f64::from(k) / 2.0 / tail);
+            return (1.0 - (-x * x).exp() / (std::f64::consts::PI.sqrt() * fraction)).copysign(x);
+        }
+        let (mut term, mut sum) = (x, x);
+        for k in 1..100 {
+            term *= -x * x / f64::from(k);
+            sum += term / f64::from(2 * k + 1);
+        }
+        sum * std::f64::consts::FRAC_2_SQRT_PI
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORMS: [GeluForm; 2] = [GeluForm::Erf, GeluForm::Tanh];
+
+    fn points() -> Vec<f32> {
+        (-24_000..=24_000).map(|i| i as f32 / 3000.0).collect()
+    }
+
+    /// Origin: Python 3.11, `x * 0.5 * (1 + math.erf(x / math.sqrt(2)))` and the tanh form by `math.tanh`.
+    #[test]
+    fn the_reference_has_tabulated_values() {
+        for (form, x, expected) in [
+            (GeluForm::Erf, 1.0, 0.8413447460685429),
+            (GeluForm::Erf, -2.5, -0.015524163314440398),
+            (GeluForm::Tanh, 5.0, 4.999999770820381),
+            (GeluForm::Tanh, 1.0, 0.8411919906082768),
+            (GeluForm::Tanh, -2.5, -0.015084266089998577),
+        ] {
+            let got = reference::gelu(form, x);
+            assert!((got - expected).abs() < 1e-12, "{form:?}({x}) = {got}");
+        }
+    }
+
+    #[test]
+    fn forward_agrees_with_the_reference() {
+        let x = points();
+        for form in FORMS {
+            let mut out = vec![f32::NAN; x.len()];
+            forward(form, &x, &mut out);
+            for (x, out) in x.iter().zip(&out) {
+                let expected = reference::gelu(form, f64::from(*x));
+                let error = (f64::from(*out) - expected).abs();
+                assert!(error < 3e-7 * f64::from(x.abs().max(1.0)), "{form:?}({x}) = {out}, not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn backward_agrees_with_central_differences() {
+        let x = points();
+        for form in FORMS {
+            let mut gradient = vec![-2.0; x.len()];
+            backward(form, &x, &mut gradient);
+            for (x, gradient) in x.iter().zip(&gradient) {
+                let at = |shift: f64| reference::gelu(form, f64::from(*x) + shift);
+                let expected = -2.0 * (at(1e-5) - at(-1e-5)) / 2e-5;
+                assert!((f64::from(*gradient) - expected).abs() < 5e-6, "{form:?}'({x}) = {gradient}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        for form in FORMS {
+            let (mut out, mut gradient) = ([0.0; 3], [1.0; 3]);
+            forward(form, &[f32::NAN, 50.0, -50.0], &mut out);
+            backward(form, &[f32::NAN, 50.0, -50.0], &mut gradient);
+            assert!(out[0].is_nan() && gradient[0].is_nan());
+            assert!((out[1] - 50.0).abs() < 1e-5 && out[2].abs() < 1e-5, "{out:?}");
+            assert!((gradient[1] - 1.0).abs() < 1e-6 && gradient[2].abs() < 1e-6, "{gradient:?}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "as long as its input")]
+    fn unequal_lengths_are_refused() {
+        forward(GeluForm::Erf, &[0.0; 3], &mut [0.0; 2]);
+    }
+}

@@ -1,0 +1,229 @@
+//! Matrix products of packed operands, in f32 or with operands rounded to bf16.
+//!
+//! Owns packing, blocking for the caches, the split over threads and what is done with a finished tile. An operand
+//! is packed once and used as often as it is needed. Every element of the result is one sum over the depth from
+//! the first product to the last, whatever the blocks, and threads share the result and never a sum: bits depend
+//! on the operands and on the [`Path`] only. The AVX2 and AVX-512 paths in f32 give the same bits.
+//! Method: [Anatomy of High-Performance Matrix Multiplication, Goto and van de Geijn, 2008](https://doi.org/10.1145/1356052.1356053).
+
+mod driver;
+mod pack;
+
+use driver::Output;
+pub(crate) use driver::{Region, compute};
+pub use pack::{Matrix, PackedA, PackedB};
+
+use crate::gelu::GeluForm;
+use crate::simd::tile::Kernel;
+use std::fmt;
+
+/// What the operands of a product are rounded to; sums are f32 in both cases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// As they are.
+    F32,
+    /// To the nearest bf16, ties to even.
+    Bf16,
+}
+
+/// How this processor multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    precision: Precision,
+    kernel: Kernel,
+}
+
+impl Precision {
+    /// Returns the path that products of this precision take on this processor.
+    #[must_use]
+    pub fn path(self) -> Path {
+        Path { precision: self, kernel: self.kernel() }
+    }
+
+    fn kernel(self) -> Kernel {
+        match self {
+            Self::F32 => Kernel::fastest_f32(),
+            Self::Bf16 => Kernel::fastest_bf16(),
+        }
+    }
+}
+
+impl Path {
+    /// Returns every path of this processor; what each precision takes on its own is [`Precision::path`].
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let kernels = Kernel::ALL.into_iter().filter(|kernel| kernel.is_available());
+        let both = |kernel| [Precision::Bf16, Precision::F32].map(|precision| Self { precision, kernel });
+        kernels.flat_map(both).filter(|path| path.is_possible()).collect()
+    }
+
+    fn is_possible(self) -> bool {
+        self.precision == Precision::Bf16 || self.kernel.values_per_word() == 1
+    }
+
+    /// Returns whether bf16 is multiplied by instructions made for it.
+    ///
+    /// Where it is not, bf16 brings no speed over f32: values are rounded and then multiplied in f32.
+    #[must_use]
+    pub fn is_native_bf16(self) -> bool {
+        self.kernel == Kernel::Avx512Bf16
+    }
+
+    /// Multiplies and adds in registers only, `rounds` times over independent sums, and returns the number of
+    /// multiplications and additions done. The time it takes is the bound of every product on this path.
+    #[must_use]
+    pub fn multiply_in_registers(self, rounds: usize) -> usize {
+        crate::simd::peak::multiply_in_registers(self.kernel, rounds)
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.precision {
+            Precision::F32 => write!(f, "f32 by {}", self.kernel),
+            Precision::Bf16 if self.is_native_bf16() => write!(f, "bf16 by {}", self.kernel),
+            Precision::Bf16 => {
+                write!(f, "bf16 multiplied in f32 by {}, no faster than f32", self.kernel)
+            }
+        }
+    }
+}
+
+/// Writes `a * b` into `out`.
+///
+/// # Shapes
+///
+/// - a: `[rows, depth]`; b: `[depth, cols]`; out: `[rows, cols]`
+///
+/// # Panics
+///
+/// If the shapes do not fit or the operands were packed for different precisions.
+pub fn multiply(a: &PackedA, b: &PackedB, out: &mut [f32]) {
+    multiply_then(a, b, out, |_, _, _| {});
+}
+
+/// Adds `a * b` to `out`. The sums go on from what is there.
+///
+/// # Shapes
+///
+/// As [`multiply`].
+///
+/// # Panics
+///
+/// As [`multiply`].
+pub fn multiply_add(a: &PackedA, b: &PackedB, out: &mut [f32]) {
+    let out = Output { rows: [out], continues: true };
+    driver::run(a, b, out, |_, _, _| {});
+}
+
+/// Writes `a * b + bias` into `out`.
+///
+/// # Shapes
+///
+/// As [`multiply`]; bias: `[cols]`
+///
+/// # Panics
+///
+/// As [`multiply`], or if there is not one bias per column.
+pub fn multiply_bias(a: &PackedA, b: &PackedB, bias: &[f32], out: &mut [f32]) {
+    assert_eq!(bias.len(), b.cols(), "a product needs one bias per column");
+    multiply_then(
+        a,
+        b,
+        out,
+        #[inline(always)]
+        |_, first_col, sums| {
+            for (sum, bias) in sums.iter_mut().zip(&bias[first_col..]) {
+                *sum += bias;
+            }
+        },
+    );
+}
+
+/// Writes `a * b + bias` into `before` and its GELU into `out`.
+///
+/// # Shapes
+///
+/// As [`multiply`]; bias: `[cols]`; before, out: `[rows, cols]`
+///
+/// # Panics
+///
+/// As [`multiply_bias`].
+pub fn multiply_bias_gelu(
+    a: &PackedA,
+    b: &PackedB,
+    bias: &[f32],
+    form: GeluForm,
+    before: &mut [f32],
+    out: &mut [f32],
+) {
+    assert_eq!(bias.len(), b.cols(), "a product needs one bias per column");
+    let output = Output { rows: [before, out], continues: false };
+    driver::run(
+        a,
+        b,
+        output,
+        #[inline(always)]
+        |_, first_col, [before, out]: [&mut [f32]; 2]| {
+            for (before, bias) in before.iter_mut().zip(&bias[first_col..]) {
+                *before += bias;
+            }
+            form.write(before, out);
+        },
+    );
+}
+
+/// Writes `a * b` into `out` and passes each finished stretch of a row to `finish(row, first_col, values)`, which
+/// may change it. A stretch is at most as wide as a tile and still in the first cache.
+///
+/// # Shapes
+///
+/// As [`multiply`].
+///
+/// # Panics
+///
+/// As [`multiply`].
+pub fn multiply_then(
+    a: &PackedA,
+    b: &PackedB,
+    out: &mut [f32],
+    finish: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    let out = Output { rows: [out], continues: false };
+    driver::run(
+        a,
+        b,
+        out,
+        #[inline(always)]
+        |row, first_col, [values]: [&mut [f32]; 1]| finish(row, first_col, values),
+    );
+}
+
+/// Returns the nearest bf16 (ties to even) as f32; a NaN stays one.
+#[must_use]
+pub fn round_to_bf16(value: f32) -> f32 {
+    f32::from_bits(pack::bf16_in_upper_half(value))
+}
+
+/// The same results by the plainest loops.
+pub mod reference {
+    /// Returns `a * b`, summed in f64.
+    ///
+    /// # Shapes
+    ///
+    /// - a: `[rows, depth]`; b: `[depth, cols]`; result: `[rows, cols]`
+    #[must_use]
+    pub fn multiply(a: &[f32], b: &[f32], [rows, depth, cols]: [usize; 3]) -> Vec<f64> {
+        let mut out = vec![0.0; rows * cols];
+        for i in 0..rows {
+            for j in 0..cols {
+                let product = |k: usize| f64::from(a[i * depth + k]) * f64::from(b[k * cols + j]);
+                out[i * cols + j] = (0..depth).map(product).sum();
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests;

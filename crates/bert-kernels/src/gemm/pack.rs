@@ -1,0 +1,384 @@
+//! Operands cut into panels as wide as a micro-kernel's tile.
+//!
+//! Owns the layout: `[num_panels, depth_words, width]`, zeros behind the last lane. A lane is a row of the left
+//! operand or a column of the right one; a word is one f32, or a pair of bf16 where the micro-kernel takes pairs.
+
+use super::{Path, Precision};
+use crate::simd::tile::Kernel;
+use crate::simd::transpose::{Square, transpose};
+use crate::simd::widest;
+use rayon::prelude::*;
+
+/// Words of the shortest stretch of panels that is worth a second thread.
+const PARALLEL_WORDS: usize = 1 << 16;
+/// Panels that are filled together: reading a short stretch of each row for one panel at a time would wait for memory.
+const GROUP_PANELS: usize = 8;
+/// Panels start at a multiple of this many words, the length of a cache line.
+const ALIGNMENT: usize = 16;
+
+/// A view of a matrix in row-major memory, or of its transpose.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    values: &'a [f32],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    transposed: bool,
+}
+
+impl<'a> Matrix<'a> {
+    /// Returns a view of `[rows, cols]`.
+    ///
+    /// # Panics
+    ///
+    /// If there are not `rows * cols` values.
+    #[must_use]
+    pub fn new(values: &'a [f32], rows: usize, cols: usize) -> Self {
+        assert_eq!(values.len(), rows * cols, "a matrix of {rows} x {cols} needs as many values");
+        Self { values, rows, cols, stride: cols, transposed: false }
+    }
+
+    /// Returns a view of `[rows, cols]` whose rows begin every `stride` values, as the heads in a row of queries.
+    ///
+    /// # Panics
+    ///
+    /// If the rows overlap or reach beyond the values.
+    #[must_use]
+    pub fn strided(values: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
+        assert!(cols <= stride, "rows of {cols} values cannot begin every {stride} values");
+        let needed = if rows == 0 { 0 } else { (rows - 1) * stride + cols };
+        assert!(needed <= values.len(), "the matrix needs {needed} values, got {}", values.len());
+        Self { values, rows, cols, stride, transposed: false }
+    }
+
+    /// Returns the transpose, without moving anything.
+    #[must_use]
+    pub fn transposed(self) -> Self {
+        Self { rows: self.cols, cols: self.rows, transposed: !self.transposed, ..self }
+    }
+}
+
+/// The left operand of a product, `[rows, depth]`, packed.
+#[derive(Clone, Debug)]
+pub struct PackedA(pub(super) Panels);
+
+/// The right operand of a product, `[depth, cols]`, packed.
+#[derive(Clone, Debug)]
+pub struct PackedB(pub(super) Panels);
+
+impl PackedA {
+    /// Returns an operand of no rows; its memory grows with the first matrices and is kept.
+    #[must_use]
+    pub fn new(precision: Precision) -> Self {
+        Self::for_path(precision.path())
+    }
+
+    /// Returns the same for a path that need not be the fastest.
+    #[must_use]
+    pub fn for_path(path: Path) -> Self {
+        Self(Panels::new(path, path.kernel.tile_rows()))
+    }
+
+    /// Casts and packs `matrix` `[rows, depth]` in place of what was packed before.
+    pub fn pack(&mut self, matrix: Matrix<'_>) {
+        self.0.pack(&LaneView::rows_of(matrix), rayon::current_num_threads() > 1);
+    }
+
+    /// Does [`Self::pack`] on this thread alone.
+    pub(crate) fn pack_here(&mut self, matrix: Matrix<'_>) {
+        self.0.pack(&LaneView::rows_of(matrix), false);
+    }
+
+    /// Returns the number of rows.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.0.lanes
+    }
+
+    /// Returns the length of the summed dimension.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.0.depth
+    }
+}
+
+impl PackedB {
+    /// Returns an operand of no columns; its memory grows with the first matrices and is kept.
+    #[must_use]
+    pub fn new(precision: Precision) -> Self {
+        Self::for_path(precision.path())
+    }
+
+    /// Returns the same for a path that need not be the fastest.
+    #[must_use]
+    pub fn for_path(path: Path) -> Self {
+        Self(Panels::new(path, path.kernel.tile_cols()))
+    }
+
+    /// Casts and packs `matrix` `[depth, cols]` in place of what was packed before.
+    pub fn pack(&mut self, matrix: Matrix<'_>) {
+        self.0.pack(&LaneView::rows_of(matrix.transposed()), rayon::current_num_threads() > 1);
+    }
+
+    /// Does [`Self::pack`] on this thread alone.
+    pub(crate) fn pack_here(&mut self, matrix: Matrix<'_>) {
+        self.0.pack(&LaneView::rows_of(matrix.transposed()), false);
+    }
+
+    /// Returns the number of columns.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.0.lanes
+    }
+
+    /// Returns the length of the summed dimension.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.0.depth
+    }
+}
+
+/// What both operands are.
+#[derive(Clone, Debug)]
+pub(super) struct Panels {
+    pub(super) kernel: Kernel,
+    precision: Precision,
+    width: usize,
+    pub(super) lanes: usize,
+    pub(super) depth: usize,
+    pub(super) depth_words: usize,
+    words: Vec<u32>,
+    /// Where the first panel begins, so that it is aligned.
+    start: usize,
+}
+
+impl Panels {
+    fn new(path: Path, width: usize) -> Self {
+        let Path { precision, kernel } = path;
+        Self { kernel, precision, width, lanes: 0, depth: 0, depth_words: 0, words: Vec::new(), start: 0 }
+    }
+
+    pub(super) fn num_panels(&self) -> usize {
+        self.lanes.div_ceil(self.width)
+    }
+
+    /// Returns words `first..last` (of the depth) of a panel.
+    #[inline(always)]
+    pub(super) fn block(&self, panel_idx: usize, first: usize, last: usize) -> &[u32] {
+        let panel = self.start + panel_idx * self.depth_words * self.width;
+        &self.words[panel + first * self.width..panel + last * self.width]
+    }
+
+    fn pack(&mut self, view: &LaneView<'_>, in_parallel: bool) {
+        self.lanes = view.lanes;
+        self.depth = view.depth;
+        self.depth_words = view.depth.div_ceil(self.kernel.values_per_word());
+        let panel_len = self.depth_words * self.width;
+        let num_words = self.num_panels() * panel_len;
+        if self.words.len() < num_words + ALIGNMENT {
+            // The old words need no copying: everything is written below.
+            self.words = vec![0; num_words + ALIGNMENT];
+        }
+        self.start = self.words.as_ptr().align_offset(64).min(ALIGNMENT);
+        if panel_len == 0 {
+            return;
+        }
+        let words = &mut self.words[self.start..self.start + num_words];
+        let (width, cast) = (self.width, Cast::new(self.precision, self.kernel));
+        let pack = |(group_idx, words): (usize, &mut [u32])| {
+            let first_panel = group_idx * GROUP_PANELS;
+            match width {
+                32 => pack_group::<32>(view, cast, first_panel, words, panel_len),
+                16 => pack_group::<16>(view, cast, first_panel, words, panel_len),
+                14 => pack_group::<14>(view, cast, first_panel, words, panel_len),
+                _ => pack_group::<6>(view, cast, first_panel, words, panel_len),
+            }
+        };
+        let group_len = GROUP_PANELS * panel_len;
+        if num_words < PARALLEL_WORDS || !in_parallel {
+            words.chunks_mut(group_len).enumerate().for_each(pack);
+        } else {
+            words.par_chunks_mut(group_len).enumerate().for_each(pack);
+        }
+    }
+}
+
+/// An operand as lanes and a summed dimension.
+struct LaneView<'a> {
+    values: &'a [f32],
+    lanes: usize,
+    depth: usize,
+    stride: usize,
+    /// Whether neighbours in memory are neighbours along the depth, or along the lanes.
+    depth_is_contiguous: bool,
+}
+
+impl<'a> LaneView<'a> {
+    fn rows_of(matrix: Matrix<'a>) -> Self {
+        Self {
+            values: matrix.values,
+            lanes: matrix.rows,
+            depth: matrix.cols,
+            stride: matrix.stride,
+            depth_is_contiguous: !matrix.transposed,
+        }
+    }
+}
+
+/// How values become words.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Cast {
+    Keep,
+    /// To the nearest bf16, kept in f32.
+    Round,
+    /// To pairs of the nearest bf16, the first in the lower half.
+    Pair,
+}
+
+impl Cast {
+    fn new(precision: Precision, kernel: Kernel) -> Self {
+        match (precision, kernel.values_per_word()) {
+            (Precision::F32, _) => Self::Keep,
+            (Precision::Bf16, 1) => Self::Round,
+            (Precision::Bf16, _) => Self::Pair,
+        }
+    }
+
+    #[inline(always)]
+    fn values_per_word(self) -> usize {
+        if self == Self::Pair { 2 } else { 1 }
+    }
+
+    /// Casts words whose values are neighbours in memory; a missing half counts as 0.
+    #[inline(always)]
+    fn along_depth(self, values: &[f32], words: &mut [u32]) {
+        match self {
+            Self::Keep => words.iter_mut().zip(values).for_each(|(word, value)| *word = value.to_bits()),
+            Self::Round => {
+                words.iter_mut().zip(values).for_each(|(word, value)| *word = bf16_in_upper_half(*value));
+            }
+            Self::Pair => {
+                let (pairs, rest) = values.as_chunks::<2>();
+                for (word, pair) in words.iter_mut().zip(pairs) {
+                    *word = pair_of(pair[0], pair[1]);
+                }
+                if let [last] = rest {
+                    words[pairs.len()] = pair_of(*last, 0.0);
+                }
+            }
+        }
+    }
+
+    /// Casts one word per lane: from one row of the source, or from two.
+    #[inline(always)]
+    fn along_lanes(self, first: &[f32], second: Option<&[f32]>, words: &mut [u32]) {
+        match (self, second) {
+            (Self::Keep, _) => {
+                words.iter_mut().zip(first).for_each(|(word, value)| *word = value.to_bits());
+            }
+            (Self::Round, _) => {
+                words.iter_mut().zip(first).for_each(|(word, value)| *word = bf16_in_upper_half(*value));
+            }
+            (Self::Pair, Some(second)) => {
+                for (word, (first, second)) in words.iter_mut().zip(first.iter().zip(second)) {
+                    *word = pair_of(*first, *second);
+                }
+            }
+            (Self::Pair, None) => {
+                words.iter_mut().zip(first).for_each(|(word, value)| *word = pair_of(*value, 0.0));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn pair_of(first: f32, second: f32) -> u32 {
+    bf16_in_upper_half(first) >> 16 | bf16_in_upper_half(second)
+}
+
+/// Returns the bits of the nearest bf16 (ties to even) as f32; a NaN stays one.
+#[inline(always)]
+pub(super) fn bf16_in_upper_half(value: f32) -> u32 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+    if value.is_nan() { bits & 0xffff_0000 | 0x0040_0000 } else { rounded }
+}
+
+/// Fills a few neighbouring panels of `W` lanes.
+fn pack_group<const W: usize>(
+    view: &LaneView<'_>,
+    cast: Cast,
+    first_panel: usize,
+    words: &mut [u32],
+    panel_len: usize,
+) {
+    widest(
+        #[inline(always)]
+        || {
+            if view.depth_is_contiguous {
+                for (i, words) in words.chunks_exact_mut(panel_len).enumerate() {
+                    transpose_panel::<W>(view, cast, (first_panel + i) * W, words);
+                }
+            } else {
+                interleave_panels::<W>(view, cast, first_panel * W, words, panel_len);
+            }
+        },
+    );
+}
+
+#[inline(always)]
+fn interleave_panels<const W: usize>(
+    view: &LaneView<'_>,
+    cast: Cast,
+    first_lane: usize,
+    words: &mut [u32],
+    panel_len: usize,
+) {
+    let per_word = cast.values_per_word();
+    let num_lanes = (words.len() / panel_len * W).min(view.lanes - first_lane);
+    for step_idx in 0..panel_len / W {
+        let depth = step_idx * per_word;
+        let at = |depth: usize| &view.values[depth * view.stride + first_lane..][..num_lanes];
+        let first = at(depth);
+        let second = (per_word == 2 && depth + 1 < view.depth).then(|| at(depth + 1));
+        let (wholes, rest) = first.as_chunks::<W>();
+        for (i, first) in wholes.iter().enumerate() {
+            let step = &mut words[i * panel_len + step_idx * W..][..W];
+            cast.along_lanes(first, second.map(|second| &second[i * W..][..W]), step);
+        }
+        if !rest.is_empty() {
+            let step = &mut words[wholes.len() * panel_len + step_idx * W..][..W];
+            step.fill(0);
+            cast.along_lanes(rest, second.map(|second| &second[wholes.len() * W..]), step);
+        }
+    }
+}
+
+#[inline(always)]
+fn transpose_panel<const W: usize>(view: &LaneView<'_>, cast: Cast, first_lane: usize, words: &mut [u32]) {
+    let per_word = cast.values_per_word();
+    let num_lanes = W.min(view.lanes - first_lane);
+    let (steps, _) = words.as_chunks_mut::<W>();
+    for group in (0..W).step_by(16) {
+        // Rows behind the last lane stay zero; columns behind the last word are never read.
+        let mut square: Square = [[0; 16]; 16];
+        let width = 16.min(W - group);
+        for (block_idx, block) in steps.chunks_mut(16).enumerate() {
+            let first = 16 * block_idx * per_word;
+            let len = (16 * per_word).min(view.depth - first);
+            for (row, lane) in square.iter_mut().zip(group..num_lanes.min(group + 16)) {
+                let values = &view.values[(first_lane + lane) * view.stride + first..][..len];
+                match (per_word, values.as_array::<16>(), values.as_array::<32>()) {
+                    (1, Some(whole), _) => cast.along_depth(whole, row),
+                    (2, _, Some(whole)) => cast.along_depth(whole, row),
+                    _ => cast.along_depth(values, row),
+                }
+            }
+            let mut columns: Square = [[0; 16]; 16];
+            transpose(&square, &mut columns);
+            for (step, column) in block.iter_mut().zip(&columns) {
+                step[group..group + width].copy_from_slice(&column[..width]);
+            }
+        }
+    }
+}
