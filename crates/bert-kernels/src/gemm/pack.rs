@@ -300,11 +300,12 @@ impl Cast {
     fn lanes<const N: usize>(self, first: [f32; N], second: Option<[f32; N]>) -> [u32; N] {
         let mut words = [0; N];
         let second = second.unwrap_or([0.0; N]);
-        let lanes = words.iter_mut().zip(first.iter().zip(&second));
-        match self {
-            Self::Keep => lanes.for_each(|(word, (first, _))| *word = first.to_bits()),
-            Self::Round => lanes.for_each(|(word, (first, _))| *word = bf16_in_upper_half(*first)),
-            Self::Pair => lanes.for_each(|(word, (first, second))| *word = pair_of(*first, *second)),
+        for (word, (first, second)) in words.iter_mut().zip(first.iter().zip(&second)) {
+            *word = match self {
+                Self::Keep => first.to_bits(),
+                Self::Round => bf16_in_upper_half(*first),
+                Self::Pair => pair_of(*first, *second),
+            };
         }
         words
     }
