@@ -1,19 +1,17 @@
 //! Speed of matrix products, as a share of what the same instruction reaches in registers in the same run.
 //!
 //! `cargo bench -p bert-kernels --bench gemm [-- all]`: the paths that this processor takes, or all that it has.
-//! One thread. Where Linux says how long this thread has run, waiting for a busy processor does not count. Peak and
-//! products take turns, and the median of each counts.
+//! One thread. Peak and products take turns, and the median of each counts.
 
 #![expect(clippy::print_stdout, reason = "a benchmark reports by printing")]
 
+mod timing;
+
 use bert_kernels::gemm::{self, Matrix, PackedA, PackedB, Path, Precision};
 use std::hint::black_box;
-use std::sync::LazyLock;
-use std::time::Instant;
+use timing::rate;
 
 const REPETITIONS: usize = 3;
-/// Seconds of one measurement: long against the clock tick in which Linux counts running time.
-const LONG_ENOUGH: f64 = 0.1;
 
 /// Rows, columns, depth.
 const SHAPES: [[usize; 3]; 8] = [
@@ -52,28 +50,6 @@ fn report(path: Path) {
             share(4),
         );
     }
-}
-
-/// Repeats `work`, which returns how many operations it did, and returns 10^9 operations per second.
-fn rate(mut work: impl FnMut() -> usize) -> f64 {
-    work();
-    let (start, mut operations) = (seconds(), 0);
-    loop {
-        operations += work();
-        let passed = seconds() - start;
-        if passed >= LONG_ENOUGH {
-            return operations as f64 / passed / 1e9;
-        }
-    }
-}
-
-/// Returns for how long this thread has run, or else the time since the first call.
-fn seconds() -> f64 {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let start = *START;
-    let times = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let running = times.and_then(|times| times.split_whitespace().next()?.parse::<f64>().ok());
-    running.map_or_else(|| start.elapsed().as_secs_f64(), |nanoseconds| nanoseconds / 1e9)
 }
 
 /// Returns the rates of registers, of multiplying alone, and of packing and multiplying in three orientations.

@@ -230,7 +230,11 @@ impl<'a> Attention<'a> {
             &scratch.left,
             &scratch.keys_turned,
             Region::whole(scores, job.num_tokens),
-            &|_, _, [scores]: [&mut [f32]; 1]| scores.iter_mut().for_each(|score| *score *= scale),
+            &|_, _, [scores]: [&mut [f32]; 1]| {
+                for score in scores {
+                    *score *= scale;
+                }
+            },
         );
     }
 }

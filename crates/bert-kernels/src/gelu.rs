@@ -29,20 +29,27 @@ impl GeluForm {
     /// Writes the GELU of `x`, compiled for the vectors of whoever inlines it.
     #[inline(always)]
     pub(crate) fn write(self, x: &[f32], out: &mut [f32]) {
-        let pairs = out.iter_mut().zip(x);
         match self {
-            Self::Erf => pairs.for_each(|(y, &x)| *y = x * normal_cdf(x)),
-            Self::Tanh => pairs.for_each(|(y, &x)| *y = x * tanh_cdf(x)),
+            Self::Erf => map(x, out, |x, _| x * normal_cdf(x)),
+            Self::Tanh => map(x, out, |x, _| x * tanh_cdf(x)),
         }
     }
 
     #[inline(always)]
     fn multiply_by_derivative(self, x: &[f32], gradient: &mut [f32]) {
-        let pairs = gradient.iter_mut().zip(x);
         match self {
-            Self::Erf => pairs.for_each(|(g, &x)| *g *= erf_derivative(x)),
-            Self::Tanh => pairs.for_each(|(g, &x)| *g *= tanh_derivative(x)),
+            Self::Erf => map(x, gradient, |x, gradient| gradient * erf_derivative(x)),
+            Self::Tanh => map(x, gradient, |x, gradient| gradient * tanh_derivative(x)),
         }
+    }
+}
+
+/// A loop and not an iterator's `for_each`: that is a function of its own, which the compiler may leave without the
+/// caller's vectors.
+#[inline(always)]
+fn map(x: &[f32], out: &mut [f32], function: impl Fn(f32, f32) -> f32) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = function(*x, *out);
     }
 }
 

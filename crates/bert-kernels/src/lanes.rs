@@ -22,6 +22,39 @@ pub(crate) fn sum(values: &[f32], term: impl Fn(f32) -> f32) -> f32 {
     fold(lanes, |a, b| a + b)
 }
 
+/// Returns the largest value, or minus infinity; what is no number does not count.
+#[inline(always)]
+pub(crate) fn max(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; NUM_LANES];
+    let (chunks, rest) = values.as_chunks::<NUM_LANES>();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, *value);
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(rest) {
+        *lane = larger(*lane, *value);
+    }
+    fold(lanes, larger)
+}
+
+/// Returns the sum of the products of two vectors of equal length.
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; NUM_LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<NUM_LANES>(), b.as_chunks::<NUM_LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane += a * b;
+        }
+    }
+    for (lane, (a, b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+        *lane += a * b;
+    }
+    fold(lanes, |a, b| a + b)
+}
+
 /// Folds the lanes pairwise: the upper half onto the lower half, until one is left.
 #[inline(always)]
 pub(crate) fn fold<T: Copy>(mut lanes: [T; NUM_LANES], add: impl Fn(T, T) -> T) -> T {
@@ -47,6 +80,8 @@ mod tests {
             let floats: Vec<f32> = values.iter().map(|v| f32::from(*v)).collect();
             let expected: i32 = values.iter().map(|v| 2 * i32::from(*v)).sum();
             prop_assert_eq!(sum(&floats, |x| 2.0 * x), expected as f32);
+            prop_assert_eq!(dot(&floats, &vec![2.0; floats.len()]), expected as f32);
+            prop_assert_eq!(max(&floats), floats.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
     }
 }

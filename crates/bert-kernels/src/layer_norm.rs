@@ -180,13 +180,20 @@ fn backward_row(grad_out: &[f32], x: &[f32], gamma: &[f32], (mean, rstd): (f32, 
 fn weighted_sums(grad_out: &[f32], x: &[f32], gamma: &[f32], mean: f32, rstd: f32) -> [f32; 2] {
     let mut sums = [0.0; NUM_LANES];
     let mut sums_normalised = [0.0; NUM_LANES];
-    let chunks = grad_out.chunks(NUM_LANES).zip(x.chunks(NUM_LANES)).zip(gamma.chunks(NUM_LANES));
-    for ((grad_out, x), gamma) in chunks {
-        for i in 0..x.len() {
-            let g = grad_out[i] * gamma[i];
-            sums[i] += g;
-            sums_normalised[i] += g * ((x[i] - mean) * rstd);
+    let mut add = |i: usize, grad_out: f32, x: f32, gamma: f32| {
+        let g = grad_out * gamma;
+        sums[i] += g;
+        sums_normalised[i] += g * ((x - mean) * rstd);
+    };
+    let (grads, grads_rest) = grad_out.as_chunks::<NUM_LANES>();
+    let ((xs, xs_rest), (gammas, gammas_rest)) = (x.as_chunks::<NUM_LANES>(), gamma.as_chunks::<NUM_LANES>());
+    for ((grads, xs), gammas) in grads.iter().zip(xs).zip(gammas) {
+        for i in 0..NUM_LANES {
+            add(i, grads[i], xs[i], gammas[i]);
         }
+    }
+    for (i, ((grad, x), gamma)) in grads_rest.iter().zip(xs_rest).zip(gammas_rest).enumerate() {
+        add(i, *grad, *x, *gamma);
     }
     [fold(sums, |a, b| a + b), fold(sums_normalised, |a, b| a + b)]
 }

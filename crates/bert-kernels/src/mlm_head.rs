@@ -6,7 +6,7 @@
 //! Paper: [BERT, Devlin et al., 2018](https://arxiv.org/abs/1810.04805), the masked language model.
 
 use crate::gemm::{self, Matrix, PackedA, PackedB, Precision};
-use crate::lanes::{NUM_LANES, fold};
+use crate::lanes::{self, NUM_LANES, fold};
 use crate::math::exp_non_positive;
 use crate::simd::widest;
 use rayon::prelude::*;
@@ -194,7 +194,7 @@ fn row_loss(logits: &mut [f32], label: u32, scale: f32) -> MlmLoss {
         #[inline(always)]
         || {
             let label = label as usize;
-            let max = max(logits);
+            let max = lanes::max(logits);
             let own = logits[label];
             let is_first = own == max && logits[..label].iter().all(|logit| *logit != max);
             for logit in logits.iter_mut() {
@@ -212,18 +212,6 @@ fn row_loss(logits: &mut [f32], label: u32, scale: f32) -> MlmLoss {
             }
         },
     )
-}
-
-#[inline(always)]
-fn max(values: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let mut lanes = [f32::NEG_INFINITY; NUM_LANES];
-    for chunk in values.chunks(NUM_LANES) {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(*lane, *value);
-        }
-    }
-    fold(lanes, larger)
 }
 
 /// Adds up in f64, in lanes.

@@ -165,13 +165,13 @@ impl ResidualNorm<'_> {
         for ((((x, residual), out), (mean, rstd)), place) in rows {
             widest(
                 #[inline(always)]
-                || x.iter_mut().zip(self.bias).for_each(|(x, bias)| *x += bias),
+                || add(x, self.bias),
             );
             self.drop_elements(*place, x);
             widest(
                 #[inline(always)]
                 || {
-                    x.iter_mut().zip(residual).for_each(|(x, residual)| *x += residual);
+                    add(x, residual);
                     (*mean, *rstd) = forward_row(x, self.gamma, self.beta, self.eps, out);
                 },
             );
@@ -199,9 +199,16 @@ impl ResidualNorm<'_> {
             self.drop_elements(*place, grad_x);
             widest(
                 #[inline(always)]
-                || bias_sum.iter_mut().zip(&*grad_x).for_each(|(sum, grad)| *sum += grad),
+                || add(bias_sum, grad_x),
             );
         }
+    }
+}
+
+#[inline(always)]
+fn add(sums: &mut [f32], values: &[f32]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum += value;
     }
 }
 

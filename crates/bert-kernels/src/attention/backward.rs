@@ -5,6 +5,7 @@
 
 use super::{Attention, Job, Scratch, for_each, grown, softmax, with_scratch};
 use crate::gemm::{Matrix, Region, compute};
+use crate::lanes;
 use crate::simd::widest;
 
 /// Writes the gradients of queries, keys and values, given that of the context.
@@ -115,7 +116,7 @@ impl Inputs<'_> {
                 #[inline(always)]
                 || {
                     softmax::again(probs, *statistics);
-                    softmax::backward(probs, softmax::dot(context, grad_context), scale, grads);
+                    softmax::backward(probs, lanes::dot(context, grad_context), scale, grads);
                 },
             );
             attention.drop_keys(job, from + i, probs);

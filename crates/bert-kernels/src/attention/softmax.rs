@@ -2,7 +2,7 @@
 //!
 //! Owns the order of its sums: lanes, then pairwise.
 
-use crate::lanes::{self, NUM_LANES, fold};
+use crate::lanes;
 use crate::math::exp_non_positive;
 use crate::simd::widest;
 
@@ -12,7 +12,7 @@ pub(super) fn forward(scores: &mut [f32]) -> [f32; 2] {
     widest(
         #[inline(always)]
         || {
-            let max = max(scores);
+            let max = lanes::max(scores);
             for score in scores.iter_mut() {
                 *score = exp_non_positive(*score - max);
             }
@@ -40,28 +40,4 @@ pub(super) fn backward(probs: &[f32], sum: f32, scale: f32, gradient: &mut [f32]
     for (gradient, prob) in gradient.iter_mut().zip(probs) {
         *gradient = scale * (prob * (*gradient - sum));
     }
-}
-
-#[inline(always)]
-fn max(values: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let mut lanes = [f32::NEG_INFINITY; NUM_LANES];
-    for chunk in values.chunks(NUM_LANES) {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(*lane, *value);
-        }
-    }
-    fold(lanes, larger)
-}
-
-/// Returns the sum of the products of two vectors.
-#[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0; NUM_LANES];
-    for (a, b) in a.chunks(NUM_LANES).zip(b.chunks(NUM_LANES)) {
-        for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
-            *lane += a * b;
-        }
-    }
-    fold(lanes, |a, b| a + b)
 }

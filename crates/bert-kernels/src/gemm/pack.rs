@@ -13,6 +13,8 @@ use rayon::prelude::*;
 const PARALLEL_WORDS: usize = 1 << 16;
 /// Panels that are filled together: reading a short stretch of each row for one panel at a time would wait for memory.
 const GROUP_PANELS: usize = 8;
+/// Words that are moved at a time.
+const VECTOR: usize = 16;
 /// Panels start at a multiple of this many words, the length of a cache line.
 const ALIGNMENT: usize = 16;
 
@@ -291,6 +293,49 @@ impl Cast {
     }
 }
 
+impl Cast {
+    /// Casts one word per lane from copies of the source: by reference the compiler could not know that source and
+    /// panel do not overlap, and would move word by word.
+    #[inline(always)]
+    fn lanes<const N: usize>(self, first: [f32; N], second: Option<[f32; N]>) -> [u32; N] {
+        let mut words = [0; N];
+        let second = second.unwrap_or([0.0; N]);
+        for (word, (first, second)) in words.iter_mut().zip(first.iter().zip(&second)) {
+            *word = match self {
+                Self::Keep => first.to_bits(),
+                Self::Round => bf16_in_upper_half(*first),
+                Self::Pair => pair_of(*first, *second),
+            };
+        }
+        words
+    }
+
+    /// Casts a whole vector of words whose values are neighbours in memory.
+    #[inline(always)]
+    fn vector(self, values: &[f32]) -> [u32; VECTOR] {
+        if self == Self::Pair {
+            let values: [f32; 2 * VECTOR] = copied(values);
+            let half = |odd: usize| std::array::from_fn(|i| values[2 * i + odd]);
+            self.lanes(half(0), Some(half(1)))
+        } else {
+            self.lanes(copied(values), None)
+        }
+    }
+}
+
+/// Casts the first `N` lanes of one row of the source, or of two.
+#[inline(always)]
+fn move_lanes<const N: usize>(cast: Cast, first: &[f32], second: Option<&[f32]>, words: &mut [u32]) {
+    words[..N].copy_from_slice(&cast.lanes::<N>(copied(first), second.map(copied)));
+}
+
+#[inline(always)]
+fn copied<const N: usize>(values: &[f32]) -> [f32; N] {
+    let mut copy = [0.0; N];
+    copy.copy_from_slice(&values[..N]);
+    copy
+}
+
 #[inline(always)]
 fn pair_of(first: f32, second: f32) -> u32 {
     bf16_in_upper_half(first) >> 16 | bf16_in_upper_half(second)
@@ -335,21 +380,30 @@ fn interleave_panels<const W: usize>(
     panel_len: usize,
 ) {
     let per_word = cast.values_per_word();
-    let num_lanes = (words.len() / panel_len * W).min(view.lanes - first_lane);
-    for step_idx in 0..panel_len / W {
+    let (num_panels, num_steps) = (words.len() / panel_len, panel_len / W);
+    let num_lanes = (num_panels * W).min(view.lanes - first_lane);
+    for step_idx in 0..num_steps {
         let depth = step_idx * per_word;
         let at = |depth: usize| &view.values[depth * view.stride + first_lane..][..num_lanes];
         let first = at(depth);
         let second = (per_word == 2 && depth + 1 < view.depth).then(|| at(depth + 1));
-        let (wholes, rest) = first.as_chunks::<W>();
-        for (i, first) in wholes.iter().enumerate() {
-            let step = &mut words[i * panel_len + step_idx * W..][..W];
-            cast.along_lanes(first, second.map(|second| &second[i * W..][..W]), step);
-        }
-        if !rest.is_empty() {
-            let step = &mut words[wholes.len() * panel_len + step_idx * W..][..W];
-            step.fill(0);
-            cast.along_lanes(rest, second.map(|second| &second[wholes.len() * W..]), step);
+        for panel_idx in 0..num_panels {
+            let (lane, place) = (panel_idx * W, panel_idx * panel_len + step_idx * W);
+            let next =
+                |len: usize| (&first[lane..lane + len], second.map(|second| &second[lane..lane + len]));
+            if W < VECTOR && VECTOR < 2 * W && lane + VECTOR <= num_lanes && step_idx + 1 < num_steps {
+                // What a whole vector writes behind this step is overwritten by the next step of this panel.
+                let (first, second) = next(VECTOR);
+                move_lanes::<VECTOR>(cast, first, second, &mut words[place..]);
+            } else if lane + W <= num_lanes {
+                let (first, second) = next(W);
+                move_lanes::<W>(cast, first, second, &mut words[place..]);
+            } else {
+                let (first, second) = next(num_lanes - lane);
+                let (step, behind) = words[place..place + W].split_at_mut(num_lanes - lane);
+                cast.along_lanes(first, second, step);
+                behind.fill(0);
+            }
         }
     }
 }
@@ -368,16 +422,22 @@ fn transpose_panel<const W: usize>(view: &LaneView<'_>, cast: Cast, first_lane: 
             let len = (16 * per_word).min(view.depth - first);
             for (row, lane) in square.iter_mut().zip(group..num_lanes.min(group + 16)) {
                 let values = &view.values[(first_lane + lane) * view.stride + first..][..len];
-                match (per_word, values.as_array::<16>(), values.as_array::<32>()) {
-                    (1, Some(whole), _) => cast.along_depth(whole, row),
-                    (2, _, Some(whole)) => cast.along_depth(whole, row),
-                    _ => cast.along_depth(values, row),
+                if values.len() == VECTOR * per_word {
+                    *row = cast.vector(values);
+                } else {
+                    cast.along_depth(values, row);
                 }
             }
             let mut columns: Square = [[0; 16]; 16];
             transpose(&square, &mut columns);
             for (step, column) in block.iter_mut().zip(&columns) {
-                step[group..group + width].copy_from_slice(&column[..width]);
+                if width == 14 {
+                    step[group..group + 14].copy_from_slice(&column[..14]);
+                } else if width == VECTOR {
+                    step[group..group + VECTOR].copy_from_slice(column);
+                } else {
+                    step[group..group + width].copy_from_slice(&column[..width]);
+                }
             }
         }
     }

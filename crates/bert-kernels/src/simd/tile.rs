@@ -4,6 +4,8 @@
 //! decides what is multiplied, and sums every element of a tile from the first to the last product.
 
 use std::fmt;
+#[cfg(target_arch = "x86_64")]
+use std::sync::LazyLock;
 
 /// Elements of the largest tile; see [`Kernel::tile_rows`] and [`Kernel::tile_cols`].
 pub(crate) const MAX_TILE_LEN: usize = 14 * 32;
@@ -157,11 +159,15 @@ pub(crate) fn prefetch_for_writing(values: &[f32]) {
     let _ = values;
 }
 
+/// Asked once: a virtual machine may take long to answer.
 fn is_intel() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        let leaf = std::arch::x86_64::__cpuid(0);
-        [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+        static IS_INTEL: LazyLock<bool> = LazyLock::new(|| {
+            let leaf = std::arch::x86_64::__cpuid(0);
+            [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+        });
+        *IS_INTEL
     }
     #[cfg(not(target_arch = "x86_64"))]
     false
