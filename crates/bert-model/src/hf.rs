@@ -10,6 +10,8 @@ mod assign;
 mod classifier;
 mod config_file;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod names;
 mod npz_file;
 mod pickle;

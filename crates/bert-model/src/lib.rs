@@ -24,8 +24,6 @@ mod config;
 mod embeddings;
 mod encoder;
 mod error;
-#[cfg(any(test, fuzzing))]
-pub mod fuzzing;
 mod grow;
 mod heads;
 pub mod hf;

@@ -1,4 +1,4 @@
-//! The entry `weights` of `bert_model::fuzzing` under libFuzzer.
+//! The entry `weights` of `bert_model::hf::fuzzing` under libFuzzer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| bert_model_fuzz::feed("weights", data));

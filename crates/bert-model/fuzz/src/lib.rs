@@ -17,6 +17,6 @@ pub fn feed(name: &str, data: &[u8]) {
         std::fs::create_dir_all(&dir).expect("a folder for the files of this target");
         dir
     });
-    let entry = bert_model::fuzzing::ENTRIES.iter().find(|(known, _)| *known == name);
+    let entry = bert_model::hf::fuzzing::ENTRIES.iter().find(|(known, _)| *known == name);
     entry.expect("a known entry").1(dir, data);
 }

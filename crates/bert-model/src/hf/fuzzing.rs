@@ -20,9 +20,9 @@ pub type Entry = fn(&Path, &[u8]);
 pub const ENTRIES: [(&str, Entry); 2] = [("weights", weights), ("model-config", model_config)];
 
 /// The configuration that the golden weights fit.
-const CONFIG: &[u8] = include_bytes!("../tests/golden/tiny/config.json");
+const CONFIG: &[u8] = include_bytes!("../../tests/golden/tiny/config.json");
 /// Weights of that configuration.
-const WEIGHTS: &[u8] = include_bytes!("../tests/golden/tiny/bf16.safetensors");
+const WEIGHTS: &[u8] = include_bytes!("../../tests/golden/tiny/bf16.safetensors");
 
 /// A file of tensors, under each name that one may have, with a configuration that says what must be in it.
 fn weights(folder: &Path, bytes: &[u8]) {
