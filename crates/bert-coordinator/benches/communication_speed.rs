@@ -2,8 +2,8 @@
 //!
 //! Started by mpirun with a task as JSON: `{"megabytes": [1, 4], "pairs": 9, "wire": "f32"}`. Rank 0 prints one JSON object
 //! per size, with the seconds of every measurement of both sides; a measurement is that of the slowest rank. Ours is
-//! what a training step does with a bucket, from the training thread through the channel and back: reduce (all-to-all of
-//! slices, sum in rank-tree order) and gather. Not timed: the barrier before, and filling the buffers.
+//! what a training step does with its buckets, from the training thread through the channel and back: reduce (all-to-all of
+//! slices, sum in rank-tree order) and gather, up to six on their way at once. Not timed: the barrier before, and filling the buffers.
 
 #![expect(clippy::print_stdout, reason = "a binary talks to its user")]
 
@@ -27,6 +27,8 @@ const LIBRARY: &str = "MPI_Allreduce";
 const BYTES_PER_MB: usize = 1_000_000;
 /// Bytes that one measurement sums at least, so that small ones are not measured alone.
 const MEASURED_BYTES: usize = 32 * BYTES_PER_MB;
+/// Buckets on their way at once at most; a small model has as many.
+const MAX_BUCKETS: usize = 6;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let Some(task) = env::args().skip(1).find(|argument| argument.starts_with('{')) else {
@@ -64,12 +66,14 @@ fn measure(
     wire: Wire,
     num_pairs: u64,
 ) -> Result<Value, CoordinatorError> {
-    coordinator.set_buckets(vec![BucketPlan::from_tensor_lens(&[len])], wire)?;
     let num_rounds = (MEASURED_BYTES / (len * size_of::<f32>())).max(1);
-    let mut gradient = vec![1.0f32; len];
+    let num_buckets = num_rounds.min(MAX_BUCKETS);
+    let num_rounds = num_rounds / num_buckets * num_buckets;
+    coordinator.set_buckets(vec![BucketPlan::from_tensor_lens(&[len]); num_buckets], wire)?;
+    let mut gradients = vec![vec![1.0f32; len]; num_buckets];
     let (mut ours, mut library) = (Vec::new(), Vec::new());
     for pair in 0..=num_pairs {
-        let own = our_rounds(coordinator, &mut gradient, num_rounds)?;
+        let own = our_rounds(coordinator, &mut gradients, num_rounds)?;
         let own = slowest(coordinator, own)?;
         let request = [len as u64, num_rounds as u64].map(u64::to_le_bytes).concat();
         let answer = coordinator.broadcast_bytes(LIBRARY, 0, &request)?;
@@ -84,19 +88,25 @@ fn measure(
     Ok(json!({"ranks": num_ranks, "bytes": num_bytes, "ours": ours, "library": library, "name": name}))
 }
 
+/// Rounds in groups of buckets, as a step hands over those of its stages.
 fn our_rounds(
     coordinator: &Coordinator,
-    gradient: &mut Vec<f32>,
+    gradients: &mut [Vec<f32>],
     num_rounds: usize,
 ) -> Result<f64, CoordinatorError> {
     coordinator.barrier("before")?;
     let start = Instant::now();
-    for _round in 0..num_rounds {
-        coordinator.reduce_start(0, std::mem::take(gradient))?;
-        let reduced = coordinator.reduce_finish(0)?;
-        *gradient = reduced.buffer;
-        coordinator.gather_start(0, reduced.values)?;
-        coordinator.recycle(coordinator.gather_finish(0)?);
+    for _group in 0..num_rounds / gradients.len() {
+        for (idx, gradient) in gradients.iter_mut().enumerate() {
+            coordinator.reduce_start(idx, std::mem::take(gradient))?;
+        }
+        for idx in 0..gradients.len() {
+            let reduced = coordinator.reduce_finish(idx)?;
+            coordinator.gather_start(idx, reduced.bucket)?;
+        }
+        for (idx, gradient) in gradients.iter_mut().enumerate() {
+            *gradient = coordinator.gather_finish(idx)?;
+        }
     }
     Ok(start.elapsed().as_secs_f64())
 }
@@ -196,11 +206,10 @@ impl Communicator for BothSides {
     fn all_gather_slices(
         &mut self,
         phase: &str,
-        own: Vec<f32>,
+        bucket: Vec<f32>,
         bounds: &[usize],
-        recv: Vec<f32>,
-    ) -> Result<Exchanged, CommError> {
-        self.ours.all_gather_slices(phase, own, bounds, recv)
+    ) -> Result<Vec<f32>, CommError> {
+        self.ours.all_gather_slices(phase, bucket, bounds)
     }
 
     fn idle(&mut self) {

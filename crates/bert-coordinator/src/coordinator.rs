@@ -17,7 +17,7 @@ use crate::comm::{CommError, Communicator, SoloCommunicator, ThreadCommunicator}
 use crate::error::CoordinatorError;
 use crate::progress::{Deadline, Pulse};
 use crate::wire::Wire;
-use crate::worker::{OnDrop, Reduced, Reply, Request, Worker};
+use crate::worker::{OnDrop, Reply, Request, Worker};
 use crate::world::World;
 
 /// How the ranks of a run reach each other.
@@ -44,15 +44,22 @@ pub struct CoordinatorOptions {
     pub timeout: Duration,
 }
 
-/// The own slice of a reduced bucket.
+/// A reduced bucket: the own slice of the sum.
 #[derive(Debug)]
 pub struct ReducedSlice {
     /// The elements of the bucket that this rank owns.
     pub range: Range<usize>,
-    /// Their sums over all ranks, added in rank-tree order: `range.len()` elements.
-    pub values: Vec<f32>,
-    /// A vector for the next gradient of this bucket; its length and content mean nothing.
-    pub buffer: Vec<f32>,
+    /// A vector as long as the bucket, the one that was sent. In `range` stand the sums over all ranks, added in
+    /// rank-tree order; the rest means nothing.
+    pub bucket: Vec<f32>,
+}
+
+impl ReducedSlice {
+    /// The sums: `range.len()` elements.
+    #[must_use]
+    pub fn values(&self) -> &[f32] {
+        &self.bucket[self.range.clone()]
+    }
 }
 
 /// Runs one communication thread and speaks for this rank.
@@ -76,7 +83,7 @@ struct Buckets {
 struct Bucket {
     plan: BucketPlan,
     bounds: Arc<[usize]>,
-    reducing: Option<Receiver<Result<Reduced, CommError>>>,
+    reducing: Option<Receiver<Result<Vec<f32>, CommError>>>,
     gathering: Option<Receiver<Result<Vec<f32>, CommError>>>,
 }
 
@@ -223,7 +230,7 @@ impl Coordinator {
         check_start(&phase, bucket.plan.num_elements(), gradient.len(), bucket.reducing.is_some())?;
         let (reply, when_done) = bounded(1);
         let bounds = Arc::clone(&bucket.bounds);
-        self.submit(Request::Reduce { phase, send: gradient, bounds, wire, reply })?;
+        self.submit(Request::Reduce { phase, bucket: gradient, bounds, wire, reply })?;
         bucket.reducing = Some(when_done);
         Ok(())
     }
@@ -242,34 +249,31 @@ impl Coordinator {
         let rank = self.world.rank();
         let range = bucket.bounds[rank]..bucket.bounds[rank + 1];
         drop(buckets);
-        let Reduced { values, buffer } = self.wait(&phase, &when_done)?;
-        Ok(ReducedSlice { range, values, buffer })
+        let bucket = self.wait(&phase, &when_done)?;
+        Ok(ReducedSlice { range, bucket })
     }
 
     /// Starts to give the own slice of a bucket to all ranks. Does not wait.
     ///
-    /// `own`: the elements of [`ReducedSlice::range`], with new values; the vector is kept for reuse.
+    /// `bucket`: a vector as long as the bucket, with the values to give in [`ReducedSlice::range`]; those of the others
+    /// will take their places around it.
     ///
     /// # Errors
     ///
     /// As [`Coordinator::reduce_start`].
-    pub fn gather_start(&self, bucket_idx: usize, own: Vec<f32>) -> Result<(), CoordinatorError> {
+    pub fn gather_start(&self, bucket_idx: usize, bucket: Vec<f32>) -> Result<(), CoordinatorError> {
         let phase = format!("gathering of bucket {bucket_idx}");
         let mut buckets = self.lock();
-        let bucket = bucket_mut(&mut buckets, bucket_idx)?;
-        let rank = self.world.rank();
-        let own_len = bucket.bounds[rank + 1] - bucket.bounds[rank];
-        check_start(&phase, own_len, own.len(), bucket.gathering.is_some())?;
+        let entry = bucket_mut(&mut buckets, bucket_idx)?;
+        check_start(&phase, entry.plan.num_elements(), bucket.len(), entry.gathering.is_some())?;
         let (reply, when_done) = bounded(1);
-        let bounds = Arc::clone(&bucket.bounds);
-        self.submit(Request::Gather { phase, own, bounds, reply })?;
-        bucket.gathering = Some(when_done);
+        let bounds = Arc::clone(&entry.bounds);
+        self.submit(Request::Gather { phase, bucket, bounds, reply })?;
+        entry.gathering = Some(when_done);
         Ok(())
     }
 
     /// Waits for the whole bucket that `gather_start` began to collect.
-    ///
-    /// Hand the vector to [`Coordinator::recycle`] when it has been read.
     ///
     /// # Errors
     ///
@@ -281,12 +285,6 @@ impl Coordinator {
         let when_done = bucket.gathering.take().ok_or_else(|| not_started(&phase))?;
         drop(buckets);
         self.wait(&phase, &when_done)
-    }
-
-    /// Gives a vector back to the communication thread, which takes its next results from there.
-    pub fn recycle(&self, buffer: Vec<f32>) {
-        // A lost buffer is no loss; a lost thread is reported by the next operation.
-        let _ = self.submit(Request::Recycle { buffer });
     }
 
     /// A handle that can end the run of all ranks from any thread.

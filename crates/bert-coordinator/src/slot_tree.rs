@@ -147,6 +147,46 @@ pub fn rank_tree_sum(parts: &mut [f32], num_ranks: usize, out: &mut [f32]) {
     }
 }
 
+/// [`rank_tree_sum`] where the own part stands apart and becomes the sum; the own one of `parts` means nothing.
+///
+/// # Panics
+///
+/// As [`rank_tree_sum`], and if `rank` is not below `num_ranks`.
+pub(crate) fn rank_tree_sum_into_own(parts: &mut [f32], rank: usize, num_ranks: usize, own: &mut [f32]) {
+    let part_len = own.len();
+    assert!(rank < num_ranks, "a sum of rank {rank} over {num_ranks} ranks");
+    assert_eq!(parts.len(), num_ranks * part_len, "one part of {part_len} elements per rank");
+    if num_ranks == 1 || part_len == 0 {
+        return;
+    }
+    let mut parts: Vec<&mut [f32]> = parts.chunks_exact_mut(part_len).collect();
+    parts[rank] = own;
+    for start in (0..part_len).step_by(PASS_LEN) {
+        let pass = start..part_len.min(start + PASS_LEN);
+        let mut stride = 1;
+        while 2 * stride < num_ranks {
+            for left in (0..num_ranks - stride).step_by(2 * stride) {
+                let (head, tail) = parts.split_at_mut(left + stride);
+                add_assign(&mut head[left][pass.clone()], &tail[0][pass.clone()]);
+            }
+            stride *= 2;
+        }
+        // The root, in the own place: it is one of the two operands, or was used up on the way.
+        let (head, tail) = parts.split_at_mut(stride);
+        if rank == 0 {
+            add_assign(&mut head[0][pass.clone()], &tail[0][pass]);
+        } else if rank == stride {
+            // Of two numbers the order does not matter.
+            add_assign(&mut tail[0][pass.clone()], &head[0][pass]);
+        } else {
+            let [first, last, own] =
+                parts.get_disjoint_mut([0, stride, rank]).expect("three places below num_ranks");
+            let operands = first[pass.clone()].iter().zip(&last[pass.clone()]);
+            own[pass].iter_mut().zip(operands).for_each(|(own, (first, last))| *own = first + last);
+        }
+    }
+}
+
 fn add_assign(left: &mut [f32], right: &[f32]) {
     for (left, right) in left.iter_mut().zip(right) {
         *left += right;
@@ -217,6 +257,23 @@ mod tests {
             prop_assert_eq!(bits(&one), bits(&expected));
             for num_ranks in (2..=slots.len()).filter(|p| sums_like_one_rank(slots.len(), *p)) {
                 prop_assert_eq!(bits(&sum_over_ranks(&slots, num_ranks)), bits(&one));
+            }
+        }
+    }
+
+    #[test]
+    fn the_sum_in_the_own_place_has_the_same_bits() {
+        for (num_ranks, len) in [(1, 5), (2, 7), (3, 5), (4, 2 * PASS_LEN + 3), (6, 9), (8, 4), (2, 0)] {
+            let value = |i: usize| (i * 7919 % 65_521) as f32 * 2f32.powi((i % 29) as i32 - 14);
+            let parts: Vec<f32> = (0..num_ranks * len).map(value).collect();
+            let mut expected = vec![f32::NAN; len];
+            rank_tree_sum(&mut parts.clone(), num_ranks, &mut expected);
+            for rank in 0..num_ranks {
+                let place = rank * len..(rank + 1) * len;
+                let (mut own, mut others) = (parts[place.clone()].to_vec(), parts.clone());
+                others[place].fill(f32::NAN);
+                rank_tree_sum_into_own(&mut others, rank, num_ranks, &mut own);
+                assert_eq!(bits(&own), bits(&expected), "rank {rank} of {num_ranks}");
             }
         }
     }

@@ -9,25 +9,18 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::comm::{CommError, Communicator, Exchanged};
 use crate::progress::{IDLE_POLL, Pulse, nap};
-use crate::slot_tree::rank_tree_sum;
+use crate::slot_tree::rank_tree_sum_into_own;
 use crate::wire::{Wire, pack, rank_tree_sum_bf16, round_in_place};
 
 pub(crate) type Reply<T> = Sender<Result<T, CommError>>;
-
-/// A finished reduction: the own slice of the sum, and the sent buffer for reuse.
-pub(crate) struct Reduced {
-    pub(crate) values: Vec<f32>,
-    pub(crate) buffer: Vec<f32>,
-}
 
 /// What the training thread asks for. Executed strictly in the order of submission.
 pub(crate) enum Request {
     Barrier { phase: String, reply: Reply<()> },
     AllGatherBytes { phase: String, bytes: Vec<u8>, reply: Reply<Vec<Vec<u8>>> },
     BroadcastBytes { phase: String, root: usize, bytes: Vec<u8>, reply: Reply<Vec<u8>> },
-    Reduce { phase: String, send: Vec<f32>, bounds: Arc<[usize]>, wire: Wire, reply: Reply<Reduced> },
-    Gather { phase: String, own: Vec<f32>, bounds: Arc<[usize]>, reply: Reply<Vec<f32>> },
-    Recycle { buffer: Vec<f32> },
+    Reduce { phase: String, bucket: Vec<f32>, bounds: Arc<[usize]>, wire: Wire, reply: Reply<Vec<f32>> },
+    Gather { phase: String, bucket: Vec<f32>, bounds: Arc<[usize]>, reply: Reply<Vec<f32>> },
     Shutdown { reply: Reply<()> },
 }
 
@@ -49,7 +42,6 @@ pub(crate) struct Worker {
     parts: Vec<f32>,
     /// The same for bf16: what is sent, and received parts.
     halves: Exchanged<u16>,
-    pool: BufferPool,
 }
 
 impl Worker {
@@ -59,8 +51,8 @@ impl Worker {
         pulse: Arc<Pulse>,
         on_drop: OnDrop,
     ) -> Worker {
-        let (parts, halves, pool) = (Vec::new(), Exchanged::default(), BufferPool::default());
-        Worker { comm, requests, pulse, on_drop, parts, halves, pool }
+        let (parts, halves) = (Vec::new(), Exchanged::default());
+        Worker { comm, requests, pulse, on_drop, parts, halves }
     }
 
     /// Serves requests until shutdown.
@@ -102,115 +94,53 @@ impl Worker {
             Request::BroadcastBytes { phase, root, bytes, reply } => {
                 answer(&reply, self.comm.broadcast_bytes(&phase, root, &bytes));
             }
-            Request::Reduce { phase, send, bounds, wire, reply } => {
-                answer(&reply, self.reduce(&phase, send, &bounds, wire));
+            Request::Reduce { phase, bucket, bounds, wire, reply } => {
+                answer(&reply, self.reduce(&phase, bucket, &bounds, wire));
             }
-            Request::Gather { phase, own, bounds, reply } => {
-                answer(&reply, self.gather(&phase, own, &bounds));
+            Request::Gather { phase, bucket, bounds, reply } => {
+                answer(&reply, self.comm.all_gather_slices(&phase, bucket, &bounds));
             }
-            Request::Recycle { buffer } => self.pool.put(buffer),
             Request::Shutdown { .. } => unreachable!("taken in run"),
         }
     }
 
+    /// Replaces the own slice of the bucket by its sum over all ranks.
     fn reduce(
         &mut self,
         phase: &str,
-        mut send: Vec<f32>,
+        mut bucket: Vec<f32>,
         bounds: &[usize],
         wire: Wire,
-    ) -> Result<Reduced, CommError> {
-        let world = self.comm.world();
-        if world.num_ranks() == 1 {
+    ) -> Result<Vec<f32>, CommError> {
+        let (rank, num_ranks) = (self.comm.world().rank(), self.comm.world().num_ranks());
+        if num_ranks == 1 {
             if wire == Wire::Bf16 {
-                round_in_place(&mut send);
+                round_in_place(&mut bucket);
             }
-            let buffer = self.pool.take(send.len());
-            return Ok(Reduced { values: send, buffer });
+            return Ok(bucket);
         }
-        let own_len = bounds[world.rank() + 1] - bounds[world.rank()];
-        let buffer = match wire {
+        let own = bounds[rank]..bounds[rank + 1];
+        match wire {
             Wire::F32 => {
                 let parts = std::mem::take(&mut self.parts);
-                let exchanged = self.comm.all_to_all_slices(phase, send, bounds, parts)?;
-                self.parts = exchanged.recv;
-                exchanged.send
+                let exchanged = self.comm.all_to_all_slices(phase, bucket, bounds, parts)?;
+                (bucket, self.parts) = (exchanged.send, exchanged.recv);
+                rank_tree_sum_into_own(&mut self.parts, rank, num_ranks, &mut bucket[own]);
             }
             Wire::Bf16 => {
                 let Exchanged { send: mut halves, recv } = std::mem::take(&mut self.halves);
-                pack(&send, &mut halves);
+                pack(&bucket, &mut halves);
                 self.halves = self.comm.all_to_all_halves(phase, halves, bounds, recv)?;
-                send
+                let Exchanged { send, recv } = &mut self.halves;
+                recv[rank * own.len()..][..own.len()].copy_from_slice(&send[own.clone()]);
+                rank_tree_sum_bf16(recv, num_ranks, &mut bucket[own]);
             }
-        };
-        let mut values = self.pool.take(own_len);
-        values.resize(own_len, 0.0);
-        match wire {
-            Wire::F32 => rank_tree_sum(&mut self.parts, world.num_ranks(), &mut values),
-            Wire::Bf16 => rank_tree_sum_bf16(&self.halves.recv, world.num_ranks(), &mut values),
         }
-        Ok(Reduced { values, buffer })
-    }
-
-    fn gather(&mut self, phase: &str, own: Vec<f32>, bounds: &[usize]) -> Result<Vec<f32>, CommError> {
-        let world = self.comm.world();
-        if world.num_ranks() == 1 {
-            return Ok(own);
-        }
-        let recv = self.pool.take(bounds[world.num_ranks()]);
-        let exchanged = self.comm.all_gather_slices(phase, own, bounds, recv)?;
-        self.pool.put(exchanged.send);
-        Ok(exchanged.recv)
+        Ok(bucket)
     }
 }
 
 fn answer<T>(reply: &Reply<T>, result: Result<T, CommError>) {
     // The asking side is gone only while its rank is unwinding; nobody is left to tell.
     let _ = reply.send(result);
-}
-
-/// Vectors of earlier steps.
-#[derive(Default)]
-struct BufferPool {
-    buffers: Vec<Vec<f32>>,
-}
-
-impl BufferPool {
-    /// More than any run has buckets twice; beyond it buffers are freed.
-    const MAX_BUFFERS: usize = 512;
-
-    /// Returns a vector with room for `len` elements, of any length and content. Vectors more than
-    /// twice as large are left for larger buckets.
-    fn take(&mut self, len: usize) -> Vec<f32> {
-        let fitting =
-            self.buffers.iter().enumerate().filter(|(_, b)| (len..=2 * len).contains(&b.capacity()));
-        match fitting.min_by_key(|(_, buffer)| buffer.capacity()).map(|(idx, _)| idx) {
-            Some(idx) => self.buffers.swap_remove(idx),
-            None => Vec::with_capacity(len),
-        }
-    }
-
-    fn put(&mut self, buffer: Vec<f32>) {
-        if buffer.capacity() > 0 && self.buffers.len() < Self::MAX_BUFFERS {
-            self.buffers.push(buffer);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pool_gives_the_smallest_vector_that_fits() {
-        let mut pool = BufferPool::default();
-        for len in [100, 15, 12, 40] {
-            pool.put(Vec::with_capacity(len));
-        }
-        pool.put(Vec::new());
-        assert_eq!(pool.take(11).capacity(), 12);
-        assert_eq!(pool.take(11).capacity(), 15);
-        assert_eq!(pool.take(11).capacity(), 11, "40 is left for a larger bucket");
-        assert_eq!(pool.buffers.len(), 2);
-    }
 }

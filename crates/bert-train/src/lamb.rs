@@ -26,23 +26,23 @@ impl<M: TaskModel> Trainer<'_, M> {
     ) -> Result<(), TrainError> {
         let mut directions = Vec::with_capacity(slices.len());
         for (idx, slice) in self.share_gradients(slices)?.into_iter().enumerate() {
-            let grads = self.own_gradient(idx, slice)?;
+            let gradient = self.own_gradient(idx, slice)?;
             clock.lap(|seconds| &mut seconds.communication_exposed);
-            directions.push((self.lamb_direction(idx, update, &grads), grads));
+            directions.push((self.lamb_direction(idx, update, gradient.values()), gradient));
         }
         let own_pairs = self.own_norm_pairs(&directions);
         clock.lap(|seconds| &mut seconds.optimizer);
         let pairs = self.exchange_norm_pairs(own_pairs)?;
         let ratios = self.trust_ratios(&pairs);
         clock.lap(|seconds| &mut seconds.communication_exposed);
-        for (idx, ((direction, grads), ratios)) in directions.into_iter().zip(&ratios).enumerate() {
+        for (idx, ((direction, gradient), ratios)) in directions.into_iter().zip(&ratios).enumerate() {
             let own_range = &self.states[idx].range;
             for (spec, ratio) in self.layout.buckets[idx].parameters.iter().zip(ratios) {
                 let part = own_part(spec, own_range);
                 let step_size = update.learning_rate * ratio;
                 lamb::apply(step_size, &mut self.own_params[idx][part.clone()], &direction[part]);
             }
-            self.send_parameters(idx, grads)?;
+            self.send_parameters(idx, gradient)?;
             clock.lap(|seconds| &mut seconds.optimizer);
         }
         Ok(())
@@ -77,7 +77,7 @@ impl<M: TaskModel> Trainer<'_, M> {
     }
 
     /// Norms of the own blocks of all buckets, in block order. `directions`: of each bucket, beside its gradient.
-    fn own_norm_pairs(&self, directions: &[(Vec<f32>, Vec<f32>)]) -> Vec<NormPair> {
+    fn own_norm_pairs(&self, directions: &[(Vec<f32>, ReducedSlice)]) -> Vec<NormPair> {
         let mut pairs = Vec::new();
         for (idx, (direction, _)) in directions.iter().enumerate() {
             let range = &self.states[idx].range;

@@ -133,8 +133,8 @@ impl<M: TaskModel> Trainer<'_, M> {
         let mut norms = Vec::new();
         for (plan, slice) in self.plans.iter().zip(slices) {
             for block in plan.blocks_of_rank(world.rank(), world.num_ranks()) {
-                let start = block.offset - slice.range.start;
-                norms.push(bert_kernels::slices::squared_norm(&slice.values[start..start + block.len]));
+                let block = &slice.bucket[block.offset..block.offset + block.len];
+                norms.push(bert_kernels::slices::squared_norm(block));
             }
         }
         norms

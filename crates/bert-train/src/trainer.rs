@@ -34,6 +34,8 @@ pub struct Trainer<'a, M> {
     pub states: Vec<BucketState>,
     trees: Vec<SlotTree>,
     pub(crate) own_params: Vec<Vec<f32>>,
+    /// Without overlap: buckets with new parameters that wait until all are updated.
+    held_back: Vec<Vec<f32>>,
     prefetcher: Prefetcher,
     ready: Option<StepBatches>,
     /// Counts of the global batch that is ready.
@@ -108,6 +110,7 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
             states,
             trees,
             own_params,
+            held_back: Vec::new(),
             prefetcher,
             ready: None,
             counts: BatchCounts::default(),
@@ -214,10 +217,7 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
     pub(crate) fn finish_reduction(&mut self) -> Result<Vec<ReducedSlice>, TrainError> {
         let mut slices = Vec::with_capacity(self.plans.len());
         for idx in 0..self.plans.len() {
-            let mut slice = self.coordinator.reduce_finish(idx)?;
-            // Until the next gradient it receives whole buckets.
-            self.coordinator.recycle(std::mem::take(&mut slice.buffer));
-            slices.push(slice);
+            slices.push(self.coordinator.reduce_finish(idx)?);
         }
         Ok(slices)
     }
@@ -293,11 +293,11 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
             return self.update_with_lamb(update, slices, clock);
         }
         for (idx, slice) in self.share_gradients(slices)?.into_iter().enumerate() {
-            let grads = self.own_gradient(idx, slice)?;
+            let gradient = self.own_gradient(idx, slice)?;
             clock.lap(|seconds| &mut seconds.communication_exposed);
             let params = &mut self.own_params[idx];
-            update_bucket(&mut self.states[idx], section, update, params, &grads);
-            self.send_parameters(idx, grads)?;
+            update_bucket(&mut self.states[idx], section, update, params, gradient.values());
+            self.send_parameters(idx, gradient)?;
             clock.lap(|seconds| &mut seconds.optimizer);
         }
         Ok(())
@@ -310,7 +310,7 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
     ) -> Result<Vec<ReducedSlice>, TrainError> {
         if self.config.distributed.optimizer_state == OptimizerState::Replicated {
             for (idx, slice) in slices.iter_mut().enumerate() {
-                self.coordinator.gather_start(idx, std::mem::take(&mut slice.values))?;
+                self.coordinator.gather_start(idx, std::mem::take(&mut slice.bucket))?;
             }
         }
         Ok(slices)
@@ -321,27 +321,31 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         &self,
         bucket_idx: usize,
         slice: ReducedSlice,
-    ) -> Result<Vec<f32>, TrainError> {
-        match self.config.distributed.optimizer_state {
-            OptimizerState::Sharded => Ok(slice.values),
-            OptimizerState::Replicated => Ok(self.coordinator.gather_finish(bucket_idx)?),
+    ) -> Result<ReducedSlice, TrainError> {
+        if self.config.distributed.optimizer_state == OptimizerState::Sharded {
+            return Ok(slice);
         }
+        let bucket = self.coordinator.gather_finish(bucket_idx)?;
+        Ok(ReducedSlice { range: 0..bucket.len(), bucket })
     }
 
     /// Sends the new parameters of the own range to the other ranks, where they have no state to update them.
-    /// `buffer`: the gradient of the own range, which is not needed any more.
+    /// The gradient is not needed any more: they go in its place.
     pub(crate) fn send_parameters(
         &mut self,
         bucket_idx: usize,
-        mut buffer: Vec<f32>,
+        gradient: ReducedSlice,
     ) -> Result<(), TrainError> {
-        match self.config.distributed.optimizer_state {
-            OptimizerState::Sharded if self.overlaps() => {
-                buffer.clone_from(&self.own_params[bucket_idx]);
-                self.coordinator.gather_start(bucket_idx, buffer)?;
-            }
-            OptimizerState::Sharded => self.coordinator.recycle(buffer),
-            OptimizerState::Replicated => self.trees[bucket_idx].give_back(buffer),
+        let ReducedSlice { range, mut bucket } = gradient;
+        if self.config.distributed.optimizer_state == OptimizerState::Replicated {
+            self.trees[bucket_idx].give_back(bucket);
+            return Ok(());
+        }
+        bucket[range].copy_from_slice(&self.own_params[bucket_idx]);
+        if self.overlaps() {
+            self.coordinator.gather_start(bucket_idx, bucket)?;
+        } else {
+            self.held_back.push(bucket);
         }
         Ok(())
     }
@@ -353,10 +357,8 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         clock: &mut PhaseClock,
     ) -> Result<Option<f64>, TrainError> {
         let is_sharded = self.config.distributed.optimizer_state == OptimizerState::Sharded;
-        if is_sharded && !self.overlaps() {
-            for (idx, own) in self.own_params.iter().enumerate() {
-                self.coordinator.gather_start(idx, own.clone())?;
-            }
+        for (idx, bucket) in self.held_back.drain(..).enumerate() {
+            self.coordinator.gather_start(idx, bucket)?;
         }
         let mut squared_norm = 0.0;
         for (idx, plan) in self.plans.iter().enumerate() {

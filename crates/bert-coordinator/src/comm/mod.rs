@@ -70,7 +70,7 @@ pub trait Communicator {
     /// Gives slice `bounds[r]..bounds[r + 1]` of `send` to rank `r`.
     ///
     /// `send`: `bounds[p]` elements. `recv` (any length, is resized) comes back with `p` parts of
-    /// the own slice's length, in rank order.
+    /// the own slice's length, in rank order; the own one means nothing, it is in `send`.
     fn all_to_all_slices(
         &mut self,
         phase: &str,
@@ -90,15 +90,14 @@ pub trait Communicator {
 
     /// Gives the own slice to every rank.
     ///
-    /// `own`: `bounds[rank + 1] - bounds[rank]` elements. `recv` (any length, is resized) comes
-    /// back with `bounds[p]` elements, rank `r`'s slice at `bounds[r]`.
+    /// `bucket`: `bounds[p]` elements, of which the own slice counts. It comes back with rank `r`'s slice at
+    /// `bounds[r]`.
     fn all_gather_slices(
         &mut self,
         phase: &str,
-        own: Vec<f32>,
+        bucket: Vec<f32>,
         bounds: &[usize],
-        recv: Vec<f32>,
-    ) -> Result<Exchanged, CommError>;
+    ) -> Result<Vec<f32>, CommError>;
 
     /// Called now and then between operations: lets the library deliver what peers still wait for.
     fn idle(&mut self) {}
@@ -187,14 +186,8 @@ pub enum CommError {
     },
 }
 
-/// Checks bounds and the length of the buffer that is to be sent.
-fn check_slices(
-    phase: &str,
-    world: World,
-    bounds: &[usize],
-    held: Held,
-    got: usize,
-) -> Result<(), CommError> {
+/// Checks bounds and the length of the bucket.
+fn check_slices(phase: &str, world: World, bounds: &[usize], got: usize) -> Result<(), CommError> {
     let num_ranks = world.num_ranks();
     if bounds.len() != num_ranks + 1 || bounds[0] != 0 || !bounds.is_sorted() {
         let problem = format!(
@@ -203,21 +196,11 @@ fn check_slices(
         );
         return Err(CommError::Argument { phase: phase.to_owned(), problem });
     }
-    let expected = match held {
-        Held::All => bounds[num_ranks],
-        Held::OwnSlice => own_len(world, bounds),
-    };
+    let expected = bounds[num_ranks];
     if got != expected {
         return Err(CommError::BufferLength { phase: phase.to_owned(), expected, got });
     }
     Ok(())
-}
-
-/// Which part of a bucket a rank sends.
-#[derive(Clone, Copy)]
-enum Held {
-    All,
-    OwnSlice,
 }
 
 fn own_len(world: World, bounds: &[usize]) -> usize {

@@ -13,8 +13,7 @@ use std::time::Duration;
 use super::call::WIRE_LEN;
 use super::mpi_ffi::{Buffer, Direction, Flight, Library, LibraryError, MAX_MESSAGE_LEN, Message};
 use super::{
-    Call, CallKind, CommError, Communicator, DEFAULT_TIMEOUT, Exchanged, Held, check_root, check_slices,
-    own_len,
+    Call, CallKind, CommError, Communicator, DEFAULT_TIMEOUT, Exchanged, check_root, check_slices, own_len,
 };
 use crate::progress::{Backoff, Deadline, Pulse};
 use crate::world::World;
@@ -184,6 +183,22 @@ impl MpiCommunicator {
         Ok((buffers.next().expect("outbox"), buffers.next().expect("inbox")))
     }
 
+    /// Gives the own slice of a buffer to all peers and receives theirs, each in its place. Ranges count bytes.
+    fn spread(&self, call: &Call, buffer: Buffer, slices: &[Range<usize>]) -> Result<Buffer, CommError> {
+        let mut flight = Flight::new();
+        let bucket = flight.hold(buffer);
+        for peer in self.peers() {
+            let message = Message::receive(peer, TAG_PAYLOAD, bucket, slices[peer].clone());
+            self.post(&mut flight, call, message)?;
+        }
+        for peer in self.peers() {
+            let own = slices[self.world.rank()].clone();
+            self.post(&mut flight, call, Message::send(peer, TAG_PAYLOAD, bucket, own))?;
+        }
+        self.drive(&mut flight, call, Backoff::for_data(), |_, _| Ok(()))?;
+        Ok(flight.into_buffers().pop().expect("one buffer was taken over"))
+    }
+
     /// [`transfer`](Self::transfer) of vectors of one type.
     fn transfer_elements<T: Element>(
         &self,
@@ -202,14 +217,12 @@ impl MpiCommunicator {
         bounds: &[usize],
         mut recv: Vec<T>,
     ) -> Result<Exchanged<T>, CommError> {
-        check_slices(phase, self.world, bounds, Held::All, send.len())?;
+        check_slices(phase, self.world, bounds, send.len())?;
         self.run(|comm| {
-            let (rank, num_ranks) = (comm.world.rank(), comm.world.num_ranks());
-            let own_len = own_len(comm.world, bounds);
+            let (num_ranks, own_len) = (comm.world.num_ranks(), own_len(comm.world, bounds));
             let call = comm.call(kind, phase, send.len(), bounds);
             comm.announce(&call, size_of_val(&send[..]))?;
             recv.resize(num_ranks * own_len, T::default());
-            recv[rank * own_len..][..own_len].copy_from_slice(&send[bounds[rank]..bounds[rank + 1]]);
             let recv_ranges = part_ranges::<T>(num_ranks, own_len);
             comm.transfer_elements(&call, (send, &slice_ranges::<T>(bounds)), (recv, &recv_ranges))
         })
@@ -382,23 +395,17 @@ impl Communicator for MpiCommunicator {
     fn all_gather_slices(
         &mut self,
         phase: &str,
-        own: Vec<f32>,
+        bucket: Vec<f32>,
         bounds: &[usize],
-        mut recv: Vec<f32>,
-    ) -> Result<Exchanged, CommError> {
-        check_slices(phase, self.world, bounds, Held::OwnSlice, own.len())?;
+    ) -> Result<Vec<f32>, CommError> {
+        check_slices(phase, self.world, bounds, bucket.len())?;
         self.run(|comm| {
-            let (rank, num_ranks) = (comm.world.rank(), comm.world.num_ranks());
-            let call = comm.call(CallKind::AllGatherSlices, phase, bounds[num_ranks], bounds);
-            comm.announce(&call, size_of_val(&own[..]))?;
-            recv.resize(bounds[num_ranks], 0.0);
-            recv[bounds[rank]..bounds[rank + 1]].copy_from_slice(&own);
-            let send_ranges = vec![0..size_of_val(&own[..]); num_ranks];
-            comm.transfer_elements(&call, (own, &send_ranges), (recv, &slice_ranges::<f32>(bounds)))
+            let call = comm.call(CallKind::AllGatherSlices, phase, bucket.len(), bounds);
+            comm.announce(&call, own_len(comm.world, bounds) * size_of::<f32>())?;
+            comm.spread(&call, f32::hold(bucket), &slice_ranges::<f32>(bounds)).map(f32::released)
         })
     }
 
-    /// A small message may still wait for room on its way to a slow peer after it counts as sent.
     fn idle(&mut self) {
         if let Err(err) = self.library.progress() {
             self.failure.get_or_insert(library_error("between operations", err));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CommError, Communicator, Exchanged, Held, check_root, check_slices};
+use super::{CommError, Communicator, Exchanged, check_root, check_slices};
 use crate::progress::Pulse;
 use crate::world::World;
 
@@ -42,7 +42,7 @@ impl Communicator for SoloCommunicator {
         bounds: &[usize],
         mut recv: Vec<f32>,
     ) -> Result<Exchanged, CommError> {
-        check_slices(phase, World::SOLO, bounds, Held::All, send.len())?;
+        check_slices(phase, World::SOLO, bounds, send.len())?;
         recv.clone_from(&send);
         Ok(Exchanged { send, recv })
     }
@@ -54,7 +54,7 @@ impl Communicator for SoloCommunicator {
         bounds: &[usize],
         mut recv: Vec<u16>,
     ) -> Result<Exchanged<u16>, CommError> {
-        check_slices(phase, World::SOLO, bounds, Held::All, send.len())?;
+        check_slices(phase, World::SOLO, bounds, send.len())?;
         recv.clone_from(&send);
         Ok(Exchanged { send, recv })
     }
@@ -62,11 +62,11 @@ impl Communicator for SoloCommunicator {
     fn all_gather_slices(
         &mut self,
         phase: &str,
-        own: Vec<f32>,
+        bucket: Vec<f32>,
         bounds: &[usize],
-        recv: Vec<f32>,
-    ) -> Result<Exchanged, CommError> {
-        self.all_to_all_slices(phase, own, bounds, recv)
+    ) -> Result<Vec<f32>, CommError> {
+        check_slices(phase, World::SOLO, bounds, bucket.len())?;
+        Ok(bucket)
     }
 
     fn shutdown(&mut self) -> Result<(), CommError> {

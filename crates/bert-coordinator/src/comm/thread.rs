@@ -8,8 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{
-    Call, CallKind, CommError, Communicator, DEFAULT_TIMEOUT, Exchanged, Held, check_root, check_slices,
-    own_len,
+    Call, CallKind, CommError, Communicator, DEFAULT_TIMEOUT, Exchanged, check_root, check_slices, own_len,
 };
 use crate::progress::{Deadline, IDLE_POLL, Pulse};
 use crate::world::World;
@@ -141,6 +140,8 @@ pub struct ThreadCommunicator {
     num_calls: u64,
     timeout: Duration,
     pulse: Arc<Pulse>,
+    /// Working space: what others read must not change while they do.
+    gathered: Vec<f32>,
 }
 
 impl ThreadCommunicator {
@@ -165,6 +166,7 @@ impl ThreadCommunicator {
             num_calls: 0,
             timeout: DEFAULT_TIMEOUT,
             pulse: Arc::default(),
+            gathered: Vec::new(),
         };
         (0..num_ranks).map(member).collect()
     }
@@ -280,7 +282,7 @@ impl ThreadCommunicator {
         bounds: &[usize],
         mut recv: Vec<T>,
     ) -> Result<Exchanged<T>, CommError> {
-        check_slices(phase, self.world, bounds, Held::All, send.len())?;
+        check_slices(phase, self.world, bounds, send.len())?;
         let call = self.call(kind, phase, send.len(), bounds);
         let (rank, own_len) = (self.world.rank(), own_len(self.world, bounds));
         let read = |all: &[Arc<Payload>]| {
@@ -373,22 +375,24 @@ impl Communicator for ThreadCommunicator {
     fn all_gather_slices(
         &mut self,
         phase: &str,
-        own: Vec<f32>,
+        bucket: Vec<f32>,
         bounds: &[usize],
-        mut recv: Vec<f32>,
-    ) -> Result<Exchanged, CommError> {
-        check_slices(phase, self.world, bounds, Held::OwnSlice, own.len())?;
-        let num_elements = bounds[self.world.num_ranks()];
-        let call = self.call(CallKind::AllGatherSlices, phase, num_elements, bounds);
+    ) -> Result<Vec<f32>, CommError> {
+        check_slices(phase, self.world, bounds, bucket.len())?;
+        let call = self.call(CallKind::AllGatherSlices, phase, bucket.len(), bounds);
+        let mut gathered = std::mem::take(&mut self.gathered);
         let read = |all: &[Arc<Payload>]| {
-            recv.resize(num_elements, 0.0);
+            gathered.clear();
             for (peer, payload) in all.iter().enumerate() {
-                recv[bounds[peer]..bounds[peer + 1]].copy_from_slice(f32::lent(payload));
+                gathered.extend_from_slice(&f32::lent(payload)[bounds[peer]..bounds[peer + 1]]);
             }
-            recv
+            gathered
         };
-        let (own, recv) = self.exchange(call, Payload::Floats(own), read)?;
-        Ok(Exchanged { send: f32::released(own), recv })
+        let (bucket, gathered) = self.exchange(call, Payload::Floats(bucket), read)?;
+        let mut bucket = f32::released(bucket);
+        bucket.copy_from_slice(&gathered);
+        self.gathered = gathered;
+        Ok(bucket)
     }
 
     fn shutdown(&mut self) -> Result<(), CommError> {
