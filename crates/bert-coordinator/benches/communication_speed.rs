@@ -75,7 +75,7 @@ fn measure(
     for pair in 0..=num_pairs {
         let own = our_rounds(coordinator, &mut gradients, num_rounds)?;
         let own = slowest(coordinator, own)?;
-        let request = [len as u64, num_rounds as u64].map(u64::to_le_bytes).concat();
+        let request = [len as u64, num_rounds as u64, num_buckets as u64].map(u64::to_le_bytes).concat();
         let answer = coordinator.broadcast_bytes(LIBRARY, 0, &request)?;
         let peer = slowest(coordinator, seconds_of(&answer))?;
         if pair > 0 {
@@ -124,31 +124,30 @@ fn seconds_of(bytes: &[u8]) -> f64 {
 /// Ours, and on the same thread the library's own all-reduce.
 struct BothSides {
     ours: MpiCommunicator,
-    send: Vec<f32>,
-    recv: Vec<f32>,
+    /// What is sent and received, as many pairs as ours has buckets: no side finds its data in the cache more than the other.
+    pairs: Vec<[Vec<f32>; 2]>,
 }
 
 impl BothSides {
     fn init() -> Result<BothSides, CommError> {
-        Ok(BothSides { ours: MpiCommunicator::init()?, send: Vec::new(), recv: Vec::new() })
+        Ok(BothSides { ours: MpiCommunicator::init()?, pairs: Vec::new() })
     }
 
     /// Seconds of this many blocking all-reduces of `len` elements.
-    fn library_rounds(&mut self, len: usize, num_rounds: u64) -> Result<f64, CommError> {
-        self.send.resize(len, 1.0);
-        self.recv.resize(len, 0.0);
+    fn library_rounds(&mut self, len: usize, num_rounds: u64, num_pairs: usize) -> Result<f64, CommError> {
+        if self.pairs.first().is_none_or(|[send, _]| send.len() != len) {
+            self.pairs = vec![[vec![1.0; len], vec![0.0; len]]; num_pairs];
+        }
         self.ours.barrier("before")?;
         let start = Instant::now();
-        for _round in 0..num_rounds {
-            SimpleCommunicator::world().all_reduce_into(
-                &self.send[..],
-                &mut self.recv[..],
-                SystemOperation::sum(),
-            );
+        for round in 0..num_rounds as usize {
+            let [send, recv] = &mut self.pairs[round % num_pairs];
+            SimpleCommunicator::world().all_reduce_into(&send[..], &mut recv[..], SystemOperation::sum());
         }
         let seconds = start.elapsed().as_secs_f64();
         let num_ranks = self.ours.world().num_ranks() as f32;
-        assert!(self.recv.iter().all(|value| *value == num_ranks), "the library has summed");
+        let is_sum = |[_, recv]: &[Vec<f32>; 2]| recv.iter().all(|value| *value == num_ranks);
+        assert!(self.pairs.iter().all(is_sum), "the library has summed");
         Ok(seconds)
     }
 }
@@ -179,7 +178,7 @@ impl Communicator for BothSides {
             return self.ours.broadcast_bytes(phase, root, bytes);
         }
         let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
-        let seconds = self.library_rounds(number(0) as usize, number(8))?;
+        let seconds = self.library_rounds(number(0) as usize, number(8), number(16) as usize)?;
         Ok(seconds.to_le_bytes().to_vec())
     }
 

@@ -96,9 +96,9 @@ fn markdown(machine: &Machine, args: &CommunicationArgs, lines: &[Value]) -> any
         out,
         "Written by `cargo xtask bench communication`. {} pairs per row, the two sides in turns in one process per rank, \
          the slowest rank counts; medians, and in brackets the lowest and the highest. Ours is what a training step does \
-         with a bucket: all-to-all of slices ({} on the wire), sum in rank-tree order, all-gather of f32, through the \
-         communication thread. The library's is a blocking MPI_Allreduce of the same f32, on that thread, called again \
-         and again. GB/s is busbw: bytes x 2(n-1)/n / seconds. Library: {library}. {}\n",
+         with its buckets, up to six on their way at once: all-to-all of slices ({} on the wire), sum in rank-tree order, \
+         all-gather of f32, through the communication thread. The library's is a blocking MPI_Allreduce of the same f32, \
+         on that thread, over as many buffers in turn. GB/s is busbw: bytes x 2(n-1)/n / seconds. Library: {library}. {}\n",
         args.pairs,
         args.wire,
         machine.loads()
