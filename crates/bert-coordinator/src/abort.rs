@@ -41,7 +41,7 @@ impl AbortHandle {
             Reach::Processes(pulse) if pulse.has_left() => process::exit(code),
             Reach::Processes(pulse) => {
                 pulse.request_abort(code);
-                let deadline = Deadline::after(GRACE);
+                let mut deadline = Deadline::after(GRACE);
                 while !deadline.is_over() && !pulse.is_own_thread() {
                     nap(IDLE_POLL);
                 }

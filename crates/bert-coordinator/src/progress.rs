@@ -10,20 +10,36 @@ use std::time::{Duration, Instant};
 /// How often an idle or waiting thread looks up to see whether the run was aborted.
 pub(crate) const IDLE_POLL: Duration = Duration::from_millis(20);
 
-/// The moment after which a wait has failed.
+/// No thread looks up this rarely unless its process was stopped.
+const STOPPED: Duration = Duration::from_secs(1);
+
+/// The moment after which a wait has failed. Time in which this process itself was stopped does not count: whoever goes
+/// on after a SIGSTOP must not find that the others have been silent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline {
     start: Instant,
     limit: Duration,
+    last_look: Instant,
 }
 
 impl Deadline {
     pub(crate) fn after(limit: Duration) -> Deadline {
-        Deadline { start: Instant::now(), limit }
+        let now = Instant::now();
+        Deadline { start: now, limit, last_look: now }
     }
 
-    pub(crate) fn is_over(&self) -> bool {
-        self.start.elapsed() >= self.limit
+    /// Looks at the clock; to be called again and again while waiting.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.is_over_at(Instant::now())
+    }
+
+    fn is_over_at(&mut self, now: Instant) -> bool {
+        let pause = now.duration_since(self.last_look);
+        self.last_look = now;
+        if pause >= STOPPED {
+            self.start += pause;
+        }
+        now.duration_since(self.start) >= self.limit
     }
 
     /// Time to wait in one go: what is left, at most `longest`.
@@ -171,9 +187,18 @@ mod tests {
     }
 
     #[test]
+    fn time_in_which_the_process_stood_still_does_not_count() {
+        let mut deadline = Deadline::after(Duration::from_secs(3));
+        let at = |seconds: f64| deadline.start + Duration::from_secs_f64(seconds);
+        let looks = [0.5, 1.0, 60.0, 60.5, 61.0, 61.5, 62.0].map(at);
+        let over = looks.map(|now| deadline.is_over_at(now));
+        assert_eq!(over, [false, false, false, false, false, false, true], "59 s of 62 were a stop");
+    }
+
+    #[test]
     fn a_deadline_of_zero_is_over_at_once() {
         assert!(Deadline::after(Duration::ZERO).is_over());
-        let far = Deadline::after(Duration::from_secs(3600));
+        let mut far = Deadline::after(Duration::from_secs(3600));
         assert!(!far.is_over());
         assert_eq!(far.next_wait(IDLE_POLL), IDLE_POLL);
     }

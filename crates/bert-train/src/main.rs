@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             // rank 0 speaks, and its end makes the launcher end the others, which otherwise speak for themselves.
             let is_first = launcher.as_ref().is_none_or(|launcher| launcher.rank == 0);
             if !is_first && error.broken_exchange().is_some() {
-                wait_for_speaker();
+                wait_for_launcher();
             }
             if is_first || error.broken_exchange().is_some() {
                 print_error(&error);
@@ -146,6 +146,12 @@ fn leave(coordinator: Coordinator, exit_code: i32) -> i32 {
 #[allow(clippy::disallowed_methods, reason = "the job must not end before the speaker has spoken")]
 fn wait_for_speaker() {
     thread::sleep(GRACE);
+}
+
+/// Before the ranks know each other only the launcher can end them, which takes Open MPI's mpirun about two seconds.
+#[allow(clippy::disallowed_methods, reason = "rank 0 has spoken already, if it is there")]
+fn wait_for_launcher() {
+    thread::sleep(3 * GRACE);
 }
 
 /// Ends after an error: together where all ranks know of it, by force where one of them is gone.

@@ -246,7 +246,7 @@ impl MpiCommunicator {
         mut backoff: Backoff,
         mut arrived: impl FnMut(&Flight, &Message) -> Result<(), CommError>,
     ) -> Result<(), CommError> {
-        let deadline = Deadline::after(self.timeout);
+        let mut deadline = Deadline::after(self.timeout);
         loop {
             let done = flight.poll(&self.library).map_err(|err| library_error(&call.phase, err))?;
             for message in &done {

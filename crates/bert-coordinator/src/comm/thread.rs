@@ -242,7 +242,7 @@ impl ThreadCommunicator {
     where
         Self: 'a,
     {
-        let deadline = Deadline::after(self.timeout);
+        let mut deadline = Deadline::after(self.timeout);
         loop {
             // First: a round that is complete succeeds on all ranks, whatever happened since.
             let missing = awaited(&state);
