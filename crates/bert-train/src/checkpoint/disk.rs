@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, ErrorKind::DirectoryNotEmpty, Write},
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -26,6 +26,8 @@ pub const FAULT_VARIABLE: &str = "BERT_TRAIN_SAVE_FAULT";
 const PIECE_BYTES: usize = 1 << 20;
 /// How long `pause` stops at its point.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Far more files than a rank writes into one folder.
+const MAX_RETRIES: u32 = 20;
 /// Linux's number of "No space left on device".
 const ENOSPC: i32 = 28;
 /// Linux's number of "Input/output error".
@@ -159,16 +161,27 @@ impl Disk {
     }
 
     /// Removes a folder and all below it, entry by entry.
+    ///
+    /// A rank may outlive its killed launcher for a moment and still write into the folder that the next start removes:
+    /// what has come in the meantime is removed as well.
     pub(crate) fn remove_folder(&self, path: &Path) -> Result<(), CheckpointError> {
-        for entry in sorted_entries(path)? {
-            let is_folder = entry.symlink_metadata().is_ok_and(|data| data.is_dir());
-            if is_folder { self.remove_folder(&entry)? } else { self.remove_file(&entry)? }
+        let mut num_retries = 0;
+        loop {
+            for entry in sorted_entries(path)? {
+                let is_folder = entry.symlink_metadata().is_ok_and(|data| data.is_dir());
+                if is_folder { self.remove_folder(&entry)? } else { self.remove_file(&entry)? }
+            }
+            let remove = || {
+                self.point("remove folder", path)?;
+                fs::remove_dir(path)
+            };
+            match remove() {
+                Err(error) if error.kind() == DirectoryNotEmpty && num_retries < MAX_RETRIES => {
+                    num_retries += 1
+                }
+                result => return result.map_err(io_error("cannot remove", path)),
+            }
         }
-        let remove = || {
-            self.point("remove folder", path)?;
-            fs::remove_dir(path)
-        };
-        remove().map_err(io_error("cannot remove", path))
     }
 }
 
