@@ -187,10 +187,8 @@ impl<'a> Attention<'a> {
 
     /// Drops probabilities, or their gradients, of one query.
     fn drop_keys(&self, job: Job, query_idx: usize, keys: &mut [f32]) {
-        if let Some(dropout) = self.dropout.filter(|dropout| dropout.probability > 0.0) {
-            let query = (job.row_idx * self.num_heads + job.head_idx) * self.padded_len + query_idx;
-            dropout::apply_in_place(dropout, query as u64 * self.padded_len as u64, keys);
-        }
+        let query = (job.row_idx * self.num_heads + job.head_idx) * self.padded_len + query_idx;
+        dropout::drop_row(self.dropout, query as u64, self.padded_len, keys);
     }
 
     fn forward_job(

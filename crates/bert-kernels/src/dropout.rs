@@ -90,6 +90,14 @@ pub fn apply_in_place(d: Dropout, first_index: u64, values: &mut [f32]) {
     chunks.for_each(|(i, values)| in_place_chunk(d, first_index + (i * PARALLEL_CHUNK_LEN) as u64, values));
 }
 
+/// Drops elements of the row at `place` of a matrix with rows of `row_len` elements, from the first one on; none without
+/// dropout.
+pub(crate) fn drop_row(dropout: Option<Dropout>, place: u64, row_len: usize, row: &mut [f32]) {
+    if let Some(dropout) = dropout.filter(|dropout| dropout.probability > 0.0) {
+        apply_in_place(dropout, place * row_len as u64, row);
+    }
+}
+
 fn forward_chunk(d: Dropout, first_index: u64, x: &[f32], out: &mut [f32]) {
     let num_before = num_before_next_region(first_index, x.len());
     let (x, x_rest) = x.split_at(num_before);

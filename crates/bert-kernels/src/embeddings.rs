@@ -5,6 +5,7 @@
 //! that dropout decides about.
 
 use crate::dropout::{self, Dropout};
+pub use crate::layer_norm::Saved;
 use crate::layer_norm::{self, NUM_BLOCK_ROWS, forward_row};
 use crate::simd::widest;
 use rayon::prelude::*;
@@ -39,17 +40,6 @@ pub struct Embeddings<'a> {
     pub eps: f32,
     /// Dropout of the normalised rows.
     pub dropout: Option<Dropout>,
-}
-
-/// What [`forward`] wrote and [`backward`] reads.
-#[derive(Clone, Copy, Debug)]
-pub struct Saved<'a> {
-    /// The sum of the three rows; `[num_tokens, row_len]`.
-    pub sum: &'a [f32],
-    /// `[num_tokens]`
-    pub mean: &'a [f32],
-    /// `[num_tokens]`
-    pub rstd: &'a [f32],
 }
 
 /// Gradients of the parameters; those of the tables are added to, the others overwritten.
@@ -128,7 +118,7 @@ pub fn backward(
     let rows = scratch.par_chunks_exact_mut(row_len).zip(grad_out.par_chunks_exact(row_len));
     rows.zip(tokens.places).for_each(|((scratch, grad_out), place)| {
         scratch.copy_from_slice(grad_out);
-        embeddings.drop_elements(*place, scratch);
+        dropout::drop_row(embeddings.dropout, *place as u64, row_len, scratch);
     });
     let (mean, rstd) = (saved.mean, saved.rstd);
     layer_norm::backward(scratch, saved.sum, embeddings.gamma, mean, rstd, grad_out, gamma, beta);
@@ -157,12 +147,6 @@ impl Embeddings<'_> {
         }
     }
 
-    fn drop_elements(&self, place: usize, row: &mut [f32]) {
-        if let Some(dropout) = self.dropout.filter(|dropout| dropout.probability > 0.0) {
-            dropout::apply_in_place(dropout, place as u64 * row.len() as u64, row);
-        }
-    }
-
     fn forward_token(
         &self,
         tokens: Tokens<'_>,
@@ -183,7 +167,7 @@ impl Embeddings<'_> {
                 forward_row(sum, self.gamma, self.beta, self.eps, out)
             },
         );
-        self.drop_elements(tokens.places[token], out);
+        dropout::drop_row(self.dropout, tokens.places[token] as u64, out.len(), out);
         statistics
     }
 }

@@ -12,6 +12,17 @@ use rayon::prelude::*;
 /// Rows whose gradients of gamma and beta are summed before the blocks are. Part of the result's bits.
 pub(crate) const NUM_BLOCK_ROWS: usize = 32;
 
+/// What a pass that ends in a LayerNorm (`residual`, `embeddings`) wrote on its way forward and reads on its way back.
+#[derive(Clone, Copy, Debug)]
+pub struct Saved<'a> {
+    /// The sum that was normalised; `[num_rows, row_len]`.
+    pub sum: &'a [f32],
+    /// `[num_rows]`
+    pub mean: &'a [f32],
+    /// `[num_rows]`
+    pub rstd: &'a [f32],
+}
+
 /// Writes `(x - mean) / sqrt(variance + eps) * gamma + beta` of every row into `out`, and the statistics that
 /// [`backward`] needs into `mean` and `rstd` (1 / standard deviation).
 ///

@@ -5,6 +5,7 @@
 //! fixed number of rows, in block order.
 
 use crate::dropout::{self, Dropout};
+pub use crate::layer_norm::Saved;
 use crate::layer_norm::{Block, NUM_BLOCK_ROWS, forward_row};
 use crate::simd::widest;
 use rayon::prelude::*;
@@ -24,17 +25,6 @@ pub struct ResidualNorm<'a> {
     pub dropout: Option<Dropout>,
     /// Where each row stands among the padded rows; element j of it is number `place * row_len + j`. `[num_rows]`
     pub places: &'a [usize],
-}
-
-/// What [`forward`] wrote and [`backward`] reads.
-#[derive(Clone, Copy, Debug)]
-pub struct Saved<'a> {
-    /// The sum that was normalised; `[num_rows, row_len]`.
-    pub sum: &'a [f32],
-    /// `[num_rows]`
-    pub mean: &'a [f32],
-    /// `[num_rows]`
-    pub rstd: &'a [f32],
 }
 
 /// Gradients of the parameters, each `[row_len]`, overwritten.
@@ -145,12 +135,6 @@ impl ResidualNorm<'_> {
         }
     }
 
-    fn drop_elements(&self, place: usize, row: &mut [f32]) {
-        if let Some(dropout) = self.dropout.filter(|dropout| dropout.probability > 0.0) {
-            dropout::apply_in_place(dropout, place as u64 * row.len() as u64, row);
-        }
-    }
-
     fn forward_block(
         &self,
         places: &[usize],
@@ -167,7 +151,7 @@ impl ResidualNorm<'_> {
                 #[inline(always)]
                 || add(x, self.bias),
             );
-            self.drop_elements(*place, x);
+            dropout::drop_row(self.dropout, *place as u64, row_len, x);
             widest(
                 #[inline(always)]
                 || {
@@ -196,7 +180,7 @@ impl ResidualNorm<'_> {
         let rows = grad_x.chunks_exact_mut(row_len).zip(grad_residual.chunks_exact(row_len)).zip(places);
         for ((grad_x, grad_residual), place) in rows {
             grad_x.copy_from_slice(grad_residual);
-            self.drop_elements(*place, grad_x);
+            dropout::drop_row(self.dropout, *place as u64, row_len, grad_x);
             widest(
                 #[inline(always)]
                 || add(bias_sum, grad_x),

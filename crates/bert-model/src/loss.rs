@@ -3,9 +3,10 @@
 //! Losses are sums; whoever knows the counts of the global batch divides, through [`LossScale`]. A mean of means
 //! never appears.
 
+use bert_kernels::math::exp_non_positive;
 use rayon::prelude::*;
 
-use crate::{batch::PretrainBatch, ops::math::exp_non_positive};
+use crate::batch::PretrainBatch;
 
 /// Class labels: `u32` token ids or `u8` sentence labels.
 pub(crate) trait Label: Copy + Into<u32> + Sync {}

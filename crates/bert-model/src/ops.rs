@@ -17,7 +17,6 @@ mod gelu;
 mod gradient_root;
 mod layer_norm;
 mod linear;
-pub(crate) mod math;
 pub(crate) mod raw;
 
 use std::sync::Arc;
@@ -39,7 +38,7 @@ use burn::{
     },
 };
 
-pub(crate) use gelu::GeluForm;
+pub(crate) use bert_kernels::gelu::GeluForm;
 use raw::Raw;
 
 /// The ops of this crate on primitives. Users call the functions of the same names on [`Tensor`]s.

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use bert_kernels::math::exp_non_positive;
 use burn::backend::{
     TensorMetadata,
     autodiff::{
@@ -15,7 +16,7 @@ use burn::backend::{
 };
 use rayon::prelude::*;
 
-use super::{math::exp_non_positive, raw::Raw};
+use super::raw::Raw;
 
 /// Sums run over this many interleaved lanes, then over the lanes: a fixed order that the compiler can vectorise.
 const LANES: usize = 16;
