@@ -87,6 +87,22 @@ impl MlmHead {
         }
     }
 
+    /// Writes the logits.
+    ///
+    /// # Shapes
+    ///
+    /// - hidden: `[num_masked, hidden_size]`; bias: `[vocab_size]`; logits: `[num_masked, vocab_size]`
+    ///
+    /// # Panics
+    ///
+    /// If the lengths do not fit, or no table is packed.
+    pub fn logits(&mut self, hidden: &[f32], bias: &[f32], logits: &mut [f32]) {
+        assert!(self.hidden_size > 0, "the table must be packed before it is used");
+        assert_eq!(bias.len(), self.vocab_size, "one bias per word");
+        self.left.pack(Matrix::new(hidden, hidden.len() / self.hidden_size, self.hidden_size));
+        gemm::multiply_bias(&self.left, &self.decoder, bias, logits);
+    }
+
     /// Returns loss and right answers.
     ///
     /// # Shapes

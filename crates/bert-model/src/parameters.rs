@@ -98,6 +98,18 @@ fn take<M: Module>(module: &mut M) -> M {
     std::mem::replace(module, shell)
 }
 
+/// Runs backward from a root in the graph of a module's output, and fills the bucket with the gradients of the
+/// module's parameters.
+pub(crate) fn backward<M: Module>(
+    module: &M,
+    root: Tensor<1>,
+    mut bucket: Vec<f32>,
+) -> (Gradients, Vec<f32>) {
+    let mut gradients = root.backward();
+    take_gradients(module, &mut gradients, &mut bucket);
+    (gradients, bucket)
+}
+
 /// Moves the gradients of all parameters of a module to `out`; zeros where nothing depended on a parameter.
 ///
 /// # Panics

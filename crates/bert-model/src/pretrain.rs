@@ -3,20 +3,25 @@
 //! Its last stage are the heads: the masked language model on the masked positions, and next sentence prediction. What is
 //! done with the gradients (sums over micro-batches and ranks, clipping, the update) is not known here.
 
+use std::sync::{Arc, Mutex, MutexGuard};
+
 use bert_random::Key;
 use burn::{Tensor, module::Module};
 
 use crate::{
-    backend::BackendKind,
     batch::PretrainBatch,
+    compute::{Compute, StageForm},
     config::ModelConfig,
     error::ModelError,
+    fused::{FusedHeads, HeadsBatch},
     heads::{Heads, HeadsOutput},
     init::initial_bucket,
     layout::{BucketLayout, ParameterLayout},
     loss::{BatchLosses, LossScale, cross_entropy},
-    ops::raw,
-    stages::{EncoderPass, GradientSink, LastGradients, Stages, leaf, loss_root, take_gradient},
+    ops::{self, GradientSlot, HeadsCall, raw},
+    parameters,
+    rows::TokenRows,
+    stages::{GradientSink, LastGradients, Stages, buffer, leaf, loss_root, take_gradient},
 };
 
 /// A BERT for pre-training: its stages and their parameters.
@@ -24,14 +29,14 @@ use crate::{
 pub struct PretrainModel {
     config: ModelConfig,
     pub(crate) stages: Stages<Heads>,
+    fused: Option<FusedLast>,
 }
 
-/// Everything backward starts from.
-struct ForwardPass {
-    encoder: EncoderPass,
-    heads_input: Tensor<2>,
-    word_table: Tensor<2>,
-    logits: HeadsOutput,
+/// What the fused form of the last stage needs.
+#[derive(Debug)]
+struct FusedLast {
+    heads: Arc<Mutex<FusedHeads>>,
+    gradients: GradientSlot,
 }
 
 impl PretrainModel {
@@ -39,40 +44,57 @@ impl PretrainModel {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Config`] if the configuration is not valid; [`ModelError::NotCompiledIn`] and
-    /// [`ModelError::NoDevice`] if there is no such backend here.
-    pub fn init(config: &ModelConfig, init_key: Key, backend: BackendKind) -> Result<Self, ModelError> {
-        Self::build(config, backend, |bucket, _| initial_bucket(config, bucket, init_key))
+    /// [`ModelError::Config`] if the configuration is not valid; [`ModelError::NotCompiledIn`],
+    /// [`ModelError::NoDevice`], [`ModelError::NotFused`] and [`ModelError::ComposedBf16`] if it cannot be computed so.
+    pub fn init(
+        config: &ModelConfig,
+        init_key: Key,
+        compute: impl Into<Compute>,
+    ) -> Result<Self, ModelError> {
+        Self::build(config, compute.into(), |bucket, _| initial_bucket(config, bucket, init_key))
     }
 
     /// Builds a model from the values of its buckets, in layout order, as [`crate::hf::load_folder`] returns them.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Config`] if the configuration is not valid; [`ModelError::BucketLen`] if a bucket is missing or
-    /// has another length; [`ModelError::NotCompiledIn`] and [`ModelError::NoDevice`] if there is no such backend here.
+    /// [`ModelError::BucketLen`] if a bucket is missing or has another length; the others as [`PretrainModel::init`].
     pub fn from_buckets(
         config: &ModelConfig,
         buckets: &[Vec<f32>],
-        backend: BackendKind,
+        compute: impl Into<Compute>,
     ) -> Result<Self, ModelError> {
-        Self::build(config, backend, |_, bucket_idx| buckets.get(bucket_idx).cloned().unwrap_or_default())
+        Self::build(config, compute.into(), |_, bucket_idx| {
+            buckets.get(bucket_idx).cloned().unwrap_or_default()
+        })
     }
 
     fn build(
         config: &ModelConfig,
-        backend: BackendKind,
-        values: impl FnMut(&BucketLayout, usize) -> Vec<f32>,
+        compute: Compute,
+        mut values: impl FnMut(&BucketLayout, usize) -> Vec<f32>,
     ) -> Result<Self, ModelError> {
         config.validate()?;
-        let stages = Stages::build(
-            config,
-            ParameterLayout::new(config),
-            backend,
-            values,
-            |bucket, values, device| Heads::load(config, bucket, values, device),
-        )?;
-        Ok(Self { config: config.clone(), stages })
+        let layout = ParameterLayout::new(config);
+        let fused = (compute.form == StageForm::Fused).then(|| FusedLast::new(config, compute));
+        let mut load_last = |bucket: &BucketLayout, values: &[f32], device: &burn::tensor::Device| {
+            if let Some(fused) = &fused {
+                fused.lock().pack(values, config.vocab_size);
+            }
+            Heads::load(config, bucket, values, device)
+        };
+        let (embeddings_idx, table_len) = (layout.embeddings_idx(), config.vocab_size * config.hidden_size);
+        let values = |bucket: &BucketLayout, bucket_idx: usize| {
+            let values = values(bucket, bucket_idx);
+            if let (Some(fused), Some(table)) = (&fused, values.get(..table_len))
+                && bucket_idx == embeddings_idx
+            {
+                fused.lock().pack_word_table(table);
+            }
+            values
+        };
+        let stages = Stages::build(config, layout, compute, values, &mut load_last)?;
+        Ok(Self { config: config.clone(), stages, fused })
     }
 
     /// The configuration the model was built from.
@@ -101,6 +123,12 @@ impl PretrainModel {
     /// If there is no such bucket or `values` is not as long as the bucket.
     pub fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]) {
         self.stages.write_bucket(bucket_idx, values);
+        let Some(fused) = &self.fused else { return };
+        if bucket_idx == self.layout().heads_idx() {
+            fused.lock().pack(values, self.config.vocab_size);
+        } else if bucket_idx == self.layout().embeddings_idx() {
+            fused.lock().pack_word_table(&values[..self.config.vocab_size * self.config.hidden_size]);
+        }
     }
 
     /// Runs one micro-batch forward and backward.
@@ -119,21 +147,18 @@ impl PretrainModel {
         sink: &mut dyn GradientSink,
     ) -> Result<BatchLosses, ModelError> {
         batch.validate(&self.config)?;
-        let forward = self.forward_stages(batch, dropout);
-        let HeadsOutput { mlm, nsp } = &forward.logits;
-        let (mlm, mlm_root) =
-            mlm.clone().map(|logits| loss_root(logits, batch.mlm_labels, scale.mlm)).unzip();
-        let (nsp, nsp_root) =
-            nsp.clone().map(|logits| loss_root(logits, batch.nsp_labels, scale.nsp)).unzip();
-        sink.forward_done();
-
-        let root = match (mlm_root, nsp_root) {
-            (Some(mlm), Some(nsp)) => mlm + nsp,
-            (Some(root), None) | (None, Some(root)) => root,
-            (None, None) => unreachable!("a valid batch has something to learn"),
+        let rows = Arc::new(TokenRows::new(batch.lengths, batch.row_len));
+        let heads_batch = heads_batch(batch, &rows);
+        let (encoder, states) = self.stages.forward(batch, &rows, dropout, |_, _| {});
+        let (losses, last) = match &self.fused {
+            Some(fused) => self.train_heads(fused, states, heads_batch, scale, sink),
+            None => self.train_composed_heads(states, &heads_batch, scale, sink),
         };
-        self.backward_stages(batch, forward, root, sink);
-        Ok(BatchLosses::new(batch, mlm.unwrap_or_default(), nsp.unwrap_or_default()))
+        let from_above = |_: usize, _: &Tensor<2>, from_above: Option<Tensor<2>>| {
+            from_above.expect("every state is read by the stage above it")
+        };
+        self.stages.backward(encoder, last, from_above, sink);
+        Ok(losses)
     }
 
     /// Computes the losses of a batch without dropout and without gradients.
@@ -142,12 +167,19 @@ impl PretrainModel {
     ///
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn evaluate(&self, batch: &PretrainBatch<'_>) -> Result<BatchLosses, ModelError> {
-        let HeadsOutput { mlm, nsp } = self.infer(batch)?;
+        batch.validate(&self.config)?;
+        let (rows, states) = self.encode(batch);
+        let heads_batch = heads_batch(batch, &rows);
+        if let Some(fused) = &self.fused {
+            return Ok(raw::with_values(states, |states| fused.lock().evaluate(states, &heads_batch)));
+        }
+        let HeadsOutput { mlm, nsp } = self.logits(states, &heads_batch);
         let mlm =
             mlm.map(|logits| raw::with_values(logits, |logits| cross_entropy(logits, batch.mlm_labels)));
         let nsp =
             nsp.map(|logits| raw::with_values(logits, |logits| cross_entropy(logits, batch.nsp_labels)));
-        Ok(BatchLosses::new(batch, mlm.unwrap_or_default(), nsp.unwrap_or_default()))
+        let (mlm, nsp) = (mlm.unwrap_or_default(), nsp.unwrap_or_default());
+        Ok(BatchLosses::new(batch.mlm_labels.len(), batch.nsp_labels.len(), mlm, nsp))
     }
 
     /// Computes the logits of the masked positions without dropout.
@@ -160,41 +192,138 @@ impl PretrainModel {
     ///
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn masked_logits(&self, batch: &PretrainBatch<'_>) -> Result<Vec<f32>, ModelError> {
-        let logits = self.infer(batch)?.mlm;
+        batch.validate(&self.config)?;
+        let (rows, states) = self.encode(batch);
+        let heads_batch = heads_batch(batch, &rows);
+        if let Some(fused) = &self.fused {
+            return Ok(raw::with_values(states, |states| fused.lock().masked_logits(states, &heads_batch)));
+        }
+        let logits = self.logits(states, &heads_batch).mlm;
         Ok(logits.map(|logits| raw::with_values(logits, <[f32]>::to_vec)).unwrap_or_default())
     }
 
-    fn infer(&self, batch: &PretrainBatch<'_>) -> Result<HeadsOutput, ModelError> {
-        batch.validate(&self.config)?;
-        let hidden = self.stages.encode(batch, |_, _| {}); // [num_positions, hidden]
+    /// Runs the last states through the pooler.
+    ///
+    /// # Shapes
+    ///
+    /// - states: `[num_tokens, hidden]`
+    /// - output: `[num_rows * hidden]`
+    pub(crate) fn pool(&self, states: Tensor<2>, rows: &TokenRows) -> Vec<f32> {
+        if let Some(fused) = &self.fused {
+            return raw::with_values(states, |states| fused.lock().pooled(states, rows.firsts()).to_vec());
+        }
+        raw::with_values(self.stages.last.valid().pool(states, rows.firsts()), <[f32]>::to_vec)
+    }
+
+    /// Runs the last states through next sentence prediction.
+    ///
+    /// # Shapes
+    ///
+    /// - states: `[num_tokens, hidden]`
+    /// - output: `[num_rows * 2]`
+    pub(crate) fn relate(&self, states: Tensor<2>, rows: &TokenRows) -> Vec<f32> {
+        if let Some(fused) = &self.fused {
+            return raw::with_values(states, |states| fused.lock().relate(states, rows.firsts()).to_vec());
+        }
+        let heads = self.stages.last.valid();
+        raw::with_values(heads.relate(heads.pool(states, rows.firsts())), <[f32]>::to_vec)
+    }
+
+    /// The last states of a batch, without dropout: `[num_tokens, hidden]`.
+    pub(crate) fn encode(&self, batch: &PretrainBatch<'_>) -> (Arc<TokenRows>, Tensor<2>) {
+        let rows = Arc::new(TokenRows::new(batch.lengths, batch.row_len));
+        let states = self.stages.encode(batch, &rows, |_, _| {});
+        (rows, states)
+    }
+
+    fn logits(&self, states: Tensor<2>, batch: &HeadsBatch) -> HeadsOutput {
         let word_table = self.stages.embeddings.valid().word_table();
-        Ok(self.stages.last.valid().forward(hidden, word_table, batch))
+        self.stages.last.valid().forward(states, word_table, batch)
     }
 
-    fn forward_stages(&self, batch: &PretrainBatch<'_>, dropout: Key) -> ForwardPass {
-        let (encoder, heads_input) = self.stages.forward(batch, dropout, |_, _| {});
-        let word_table = leaf(&self.stages.embeddings.word_table());
-        let logits = self.stages.last.forward(heads_input.clone(), word_table.clone(), batch);
-        ForwardPass { encoder, heads_input, word_table, logits }
-    }
-
-    fn backward_stages(
+    /// Losses and gradients of the heads in one op.
+    fn train_heads(
         &self,
-        batch: &PretrainBatch<'_>,
-        forward: ForwardPass,
-        root: Tensor<1>,
+        fused: &FusedLast,
+        states: Tensor<2>,
+        batch: HeadsBatch,
+        scale: LossScale,
         sink: &mut dyn GradientSink,
-    ) {
-        let ForwardPass { encoder, heads_input, word_table, logits } = forward;
-        let mut parameters = root.backward();
-        drop(logits);
-        let states = Some(take_gradient(&heads_input, &mut parameters));
-        let word_table = word_table.grad_remove(&mut parameters);
-        let last = LastGradients { parameters, states, word_table };
-        let from_above = |_: usize, _: &Tensor<2>, from_above: Option<Tensor<2>>| {
-            from_above.expect("every state is read by the stage above it")
+    ) -> (BatchLosses, LastGradients) {
+        let layout = &self.stages.layout;
+        let embeddings = self.stages.embeddings.gradients().expect("all stages have one form");
+        embeddings.lend(buffer(sink, layout, layout.embeddings_idx()));
+        fused.gradients.lend(buffer(sink, layout, layout.heads_idx()));
+        let call = HeadsCall {
+            heads: fused.heads.clone(),
+            batch: Arc::new(batch),
+            scale,
+            gradients: fused.gradients.clone(),
+            embedding_gradients: embeddings.clone(),
+            losses: Arc::default(),
         };
-        self.stages.backward(batch, encoder, last, from_above, sink);
+        let losses = call.losses.clone();
+        let loss = ops::pretrain_heads(states.clone(), call);
+        sink.forward_done();
+        let states = Some(take_gradient(&states, &mut loss.backward()));
+        let (bucket, embeddings) = (fused.gradients.take(), embeddings.take());
+        let losses = *ops::lock(&losses);
+        (losses, LastGradients { bucket, embeddings, states })
+    }
+
+    /// The same from burn's own operations.
+    fn train_composed_heads(
+        &self,
+        states: Tensor<2>,
+        batch: &HeadsBatch,
+        scale: LossScale,
+        sink: &mut dyn GradientSink,
+    ) -> (BatchLosses, LastGradients) {
+        let word_table = leaf(&self.stages.embeddings.word_table());
+        let HeadsOutput { mlm, nsp } = self.stages.last.forward(states.clone(), word_table.clone(), batch);
+        let (mlm, mlm_root) = mlm.map(|logits| loss_root(logits, &batch.mlm_labels, scale.mlm)).unzip();
+        let (nsp, nsp_root) = nsp.map(|logits| loss_root(logits, &batch.nsp_labels, scale.nsp)).unzip();
+        sink.forward_done();
+        let root = match (mlm_root, nsp_root) {
+            (Some(mlm), Some(nsp)) => mlm + nsp,
+            (Some(root), None) | (None, Some(root)) => root,
+            (None, None) => unreachable!("a valid batch has something to learn"),
+        };
+        let layout = &self.stages.layout;
+        let bucket = buffer(sink, layout, layout.heads_idx());
+        let (mut gradients, bucket) = parameters::backward(&self.stages.last, root, bucket);
+        let mut embeddings = buffer(sink, layout, layout.embeddings_idx());
+        let words = &mut embeddings[..self.config.vocab_size * self.config.hidden_size];
+        match word_table.grad_remove(&mut gradients) {
+            Some(gradient) => raw::copy_to(gradient, words),
+            None => words.fill(0.0),
+        }
+        let states = Some(take_gradient(&states, &mut gradients));
+        let (mlm, nsp) = (mlm.unwrap_or_default(), nsp.unwrap_or_default());
+        let losses = BatchLosses::new(batch.mlm_labels.len(), batch.nsp_labels.len(), mlm, nsp);
+        (losses, LastGradients { bucket, embeddings, states })
+    }
+}
+
+impl FusedLast {
+    fn new(config: &ModelConfig, compute: Compute) -> Self {
+        let (hidden, eps) = (config.hidden_size, config.layer_norm_eps as f32);
+        let heads = FusedHeads::new(hidden, config.hidden_act.into(), eps, compute.precision);
+        Self { heads: Arc::new(Mutex::new(heads)), gradients: GradientSlot::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FusedHeads> {
+        ops::lock(&self.heads)
+    }
+}
+
+/// What the heads look at: tokens in place of padded positions.
+fn heads_batch(batch: &PretrainBatch<'_>, rows: &TokenRows) -> HeadsBatch {
+    HeadsBatch {
+        masked: batch.mlm_positions.iter().map(|&position| rows.token_at(position)).collect(),
+        mlm_labels: batch.mlm_labels.to_vec(),
+        firsts: rows.firsts().to_vec(),
+        nsp_labels: batch.nsp_labels.to_vec(),
     }
 }
 
