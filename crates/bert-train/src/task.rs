@@ -11,7 +11,7 @@ use std::{path::Path, sync::Arc};
 use bert_coordinator::Coordinator;
 use bert_data::{BatchSource, DataError, MicroBatch, Tokenizer};
 use bert_model::{
-    BackendKind, GradientSink, ModelError, ParameterLayout,
+    Compute, GradientSink, ModelError, ParameterLayout,
     hf::{FileSink, HfError},
 };
 use bert_random::Key;
@@ -96,7 +96,7 @@ pub trait Task: Sized + Sync {
     fn model(
         &self,
         config: &Config,
-        backend: BackendKind,
+        compute: Compute,
         folder: Option<&Path>,
     ) -> Result<Self::Model, TrainError>;
 

@@ -407,9 +407,18 @@ impl GradientSink for SlotSink<'_> {
         self.clock.lap(|seconds| &mut seconds.forward);
     }
 
-    fn bucket(&mut self, bucket_idx: usize, gradient: &[f32]) {
+    fn buffer(&mut self, bucket_idx: usize) -> Vec<f32> {
+        // The bucket's own spare memory first; what a merge in another tree left over is better than more memory.
+        let has_own = self.trees[bucket_idx].spare_capacity() > 0;
+        let largest = (0..self.trees.len()).max_by_key(|&idx| self.trees[idx].spare_capacity());
+        let donor = if has_own { bucket_idx } else { largest.unwrap_or(bucket_idx) };
+        self.trees[donor].take_buffer()
+    }
+
+    fn bucket(&mut self, bucket_idx: usize, mut gradient: Vec<f32>) {
         let tree = &mut self.trees[bucket_idx];
-        tree.push_slice(&self.faults.gradient(self.step, &self.layout.buckets[bucket_idx], gradient));
+        self.faults.spoil(self.step, &self.layout.buckets[bucket_idx], &mut gradient);
+        tree.push(gradient);
         if let Some(coordinator) = self.reduction {
             let mut sum = tree.finish();
             self.faults.stretch(self.step, bucket_idx, &mut sum);
