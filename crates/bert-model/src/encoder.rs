@@ -91,9 +91,10 @@ impl EncoderLayer {
             layer_idx,
         };
         layer.fused = workspace.map(|workspace| {
-            let precision = ops::lock(&workspace).precision();
-            let mut packed = PackedLayer::new(layer.shape, precision);
-            packed.pack(values);
+            let mut shared = ops::lock(&workspace);
+            let mut packed = PackedLayer::new(layer.shape, shared.precision());
+            packed.pack(values, &mut shared);
+            drop(shared);
             FusedLayer { packed: Arc::new(packed), workspace, gradients: GradientSlot::default() }
         });
         layer
@@ -106,7 +107,7 @@ impl EncoderLayer {
     /// - states, output: `[num_tokens, hidden]`
     pub(crate) fn forward(&self, states: Tensor<2>, pass: &Pass) -> Tensor<2> {
         match &self.fused {
-            Some(fused) => ops::encoder_layer(states, self.call(fused, pass)),
+            Some(fused) => ops::encoder_layer(states, self.weights(), self.call(fused, pass)),
             None => self.forward_composed(states, pass),
         }
     }
@@ -125,8 +126,14 @@ impl EncoderLayer {
         parameters::write(self, values);
         if let Some(fused) = &mut self.fused {
             // A clone keeps what it had.
-            Arc::make_mut(&mut fused.packed).pack(values);
+            let mut workspace = ops::lock(&fused.workspace);
+            Arc::make_mut(&mut fused.packed).pack(values, &mut workspace);
         }
+    }
+
+    fn weights(&self) -> [Tensor<2>; 6] {
+        let Attention { query, key, value, output, .. } = &self.attention;
+        [query, key, value, output, &self.intermediate, &self.output].map(Linear::weight)
     }
 
     fn call(&self, fused: &FusedLayer, pass: &Pass) -> LayerCall {

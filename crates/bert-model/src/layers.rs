@@ -21,6 +21,11 @@ impl Linear {
         Self { weight: source.take(&format!("{name}.weight")), bias: source.take(&format!("{name}.bias")) }
     }
 
+    /// `[out, in]`
+    pub(crate) fn weight(&self) -> Tensor<2> {
+        self.weight.val()
+    }
+
     /// Applies the map.
     ///
     /// # Shapes

@@ -51,7 +51,16 @@ pub(crate) trait BertOps: Backend {
         beta: FloatTensor<Self>,
         call: EmbeddingsCall,
     ) -> FloatTensor<Self>;
-    fn encoder_layer(input: FloatTensor<Self>, call: LayerCall) -> FloatTensor<Self>;
+    fn encoder_layer(
+        input: FloatTensor<Self>,
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        attention_output: FloatTensor<Self>,
+        intermediate: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        call: LayerCall,
+    ) -> FloatTensor<Self>;
     fn pretrain_heads(states: FloatTensor<Self>, call: HeadsCall) -> FloatTensor<Self>;
     fn gradient_root(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
@@ -74,7 +83,16 @@ macro_rules! forward_on_slices {
                 output
             }
 
-            fn encoder_layer(input: FloatTensor<Self>, call: LayerCall) -> FloatTensor<Self> {
+            fn encoder_layer(
+                input: FloatTensor<Self>,
+                _query: FloatTensor<Self>,
+                _key: FloatTensor<Self>,
+                _value: FloatTensor<Self>,
+                _attention_output: FloatTensor<Self>,
+                _intermediate: FloatTensor<Self>,
+                _output: FloatTensor<Self>,
+                call: LayerCall,
+            ) -> FloatTensor<Self> {
                 let (output, saved) = encoder_layer::forward::<Self>(&Self::contiguous(input), &call);
                 call.give_back(saved);
                 output
@@ -125,14 +143,25 @@ impl<B: Raw + BertOps, C: CheckpointStrategy> BertOps for Autodiff<B, C> {
         }
     }
 
-    fn encoder_layer(input: FloatTensor<Self>, call: LayerCall) -> FloatTensor<Self> {
+    fn encoder_layer(
+        input: FloatTensor<Self>,
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        attention_output: FloatTensor<Self>,
+        intermediate: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        call: LayerCall,
+    ) -> FloatTensor<Self> {
         let nodes = [input.node()];
+        let weights = [query, key, value, attention_output, intermediate, output]
+            .map(|weight| B::contiguous(weight.into_primitive()));
         let input = B::contiguous(input.into_primitive());
         let (output, saved) = encoder_layer::forward::<B>(&input, &call);
         let backward = encoder_layer::EncoderLayerBackward;
         match Backward::<B, 1>::prepare::<C>(backward, nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                prep.finish(encoder_layer::Saved { call, input, saved: Arc::new(saved) }, output)
+                prep.finish(encoder_layer::Saved { call, input, weights, saved: Arc::new(saved) }, output)
             }
             OpsKind::UnTracked(prep) => {
                 call.give_back(saved);
@@ -191,8 +220,21 @@ pub(crate) fn embeddings(
 /// # Shapes
 ///
 /// - input, output: `[num_tokens, hidden]`
-pub(crate) fn encoder_layer(input: Tensor<2>, call: LayerCall) -> Tensor<2> {
-    Tensor::from_dispatch(<Dispatch as BertOps>::encoder_layer(input.into_dispatch(), call))
+/// - weights: `[out, in]` each, as they are stored: query, key, value, output projection, both maps of the feed-forward
+///   network
+pub(crate) fn encoder_layer(input: Tensor<2>, weights: [Tensor<2>; 6], call: LayerCall) -> Tensor<2> {
+    let [query, key, value, attention_output, intermediate, output] = weights.map(Tensor::into_dispatch);
+    let input = input.into_dispatch();
+    Tensor::from_dispatch(<Dispatch as BertOps>::encoder_layer(
+        input,
+        query,
+        key,
+        value,
+        attention_output,
+        intermediate,
+        output,
+        call,
+    ))
 }
 
 /// Computes the scaled loss of both heads; figures and gradients of the parameters leave by the call.

@@ -42,9 +42,20 @@ impl Activation {
             Self::Gelu(form) => gemm::multiply_bias_gelu(a, b, bias, form, before, out),
             Self::Relu => {
                 gemm::multiply_bias(a, b, bias, before);
-                // What is no number stays so.
-                out.iter_mut().zip(before).for_each(|(out, x)| *out = if *x < 0.0 { 0.0 } else { *x });
+                relu(before, out);
             }
+        }
+    }
+
+    /// Writes the activation of `before` into `out`, with the bits of [`Activation::multiply`].
+    ///
+    /// # Shapes
+    ///
+    /// - before, out: any, of equal length
+    pub(crate) fn forward(self, before: &[f32], out: &mut [f32]) {
+        match self {
+            Self::Gelu(form) => gelu::forward(form, before, out),
+            Self::Relu => relu(before, out),
         }
     }
 
@@ -90,4 +101,9 @@ impl Activation {
             }
         }
     }
+}
+
+/// What is no number stays so.
+fn relu(before: &[f32], out: &mut [f32]) {
+    out.iter_mut().zip(before).for_each(|(out, x)| *out = if *x < 0.0 { 0.0 } else { *x });
 }

@@ -46,6 +46,15 @@ pub(crate) struct LayerPass<'a> {
     pub(crate) dropout: LayerDropout,
 }
 
+/// The weights of a layer as they are stored, `[out, in]` each: what backward multiplies gradients with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LayerWeights<'a> {
+    pub(crate) qkv: [&'a [f32]; 3],
+    pub(crate) attention_output: &'a [f32],
+    pub(crate) intermediate: &'a [f32],
+    pub(crate) output: &'a [f32],
+}
+
 /// What forward leaves for backward; its buffers are used again.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SavedLayer {
@@ -58,9 +67,8 @@ pub(crate) struct SavedLayer {
     attention_norm: SavedNorm,
     /// `[num_tokens, hidden]` output of the first half.
     attended: Vec<f32>,
-    /// `[num_tokens, intermediate]` before the activation, and after it.
+    /// `[num_tokens, intermediate]` before the activation; what comes after it is computed again.
     before: Vec<f32>,
-    inner: Vec<f32>,
     output_norm: SavedNorm,
 }
 
@@ -86,6 +94,11 @@ pub(crate) struct LayerWorkspace {
     grad_context: Vec<f32>,
     grad_qkv: Vec<f32>,
     grad_inner: Vec<f32>,
+    /// `[num_tokens, intermediate]` after the activation.
+    inner: Vec<f32>,
+    /// The weights of query, key and value one below the other, and their biases.
+    stacked: Vec<f32>,
+    stacked_bias: Vec<f32>,
     spare: Vec<SavedLayer>,
 }
 
@@ -158,6 +171,9 @@ impl LayerWorkspace {
             grad_context: Vec::new(),
             grad_qkv: Vec::new(),
             grad_inner: Vec::new(),
+            inner: Vec::new(),
+            stacked: Vec::new(),
+            stacked_bias: Vec::new(),
             spare: Vec::new(),
         }
     }

@@ -46,10 +46,13 @@ pub(crate) struct FusedHeads {
     activation: Activation,
     layer_norm_eps: f32,
     pooler: PackedLinear,
+    pooler_back: PackedB,
     transform: PackedLinear,
+    transform_back: PackedB,
     norm: Norm,
     decoder_bias: Vec<f32>,
     seq_relationship: PackedLinear,
+    seq_relationship_back: PackedB,
     decoder: MlmHead,
     left: PackedA,
     right: PackedB,
@@ -67,10 +70,13 @@ impl FusedHeads {
             activation,
             layer_norm_eps: eps,
             pooler: sentence_map(),
+            pooler_back: PackedB::new(Precision::F32),
             transform: PackedLinear::new(precision),
+            transform_back: PackedB::new(precision),
             norm: Norm::default(),
             decoder_bias: Vec::new(),
             seq_relationship: sentence_map(),
+            seq_relationship_back: PackedB::new(Precision::F32),
             decoder: MlmHead::new(precision),
             left: PackedA::new(precision),
             right: PackedB::new(precision),
@@ -90,6 +96,9 @@ impl FusedHeads {
             split(bucket, parameter_lens(h, vocab_size));
         self.pooler.pack(pooler, pooler_bias, h);
         self.transform.pack(transform, transform_bias, h);
+        self.pooler_back.pack(Matrix::new(pooler, h, h));
+        self.transform_back.pack(Matrix::new(transform, h, h));
+        self.seq_relationship_back.pack(Matrix::new(seq, 2, h));
         self.norm.copy(gamma, beta);
         self.seq_relationship.pack(seq, seq_bias, h);
         self.decoder_bias.clear();

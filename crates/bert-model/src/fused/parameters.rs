@@ -6,9 +6,7 @@ use bert_kernels::gemm::{Matrix, PackedB, Precision};
 #[derive(Clone, Debug)]
 pub(super) struct PackedLinear {
     /// `[in, out]`
-    pub(super) forward: PackedB,
-    /// `[out, in]`
-    pub(super) backward: PackedB,
+    pub(super) weight: PackedB,
     /// `[out]`
     pub(super) bias: Vec<f32>,
 }
@@ -22,20 +20,14 @@ pub(super) struct Norm {
 
 impl PackedLinear {
     pub(super) fn new(precision: Precision) -> Self {
-        Self { forward: PackedB::new(precision), backward: PackedB::new(precision), bias: Vec::new() }
+        Self { weight: PackedB::new(precision), bias: Vec::new() }
     }
 
     /// Packs a map with `bias.len()` outputs.
     pub(super) fn pack(&mut self, weight: &[f32], bias: &[f32], num_in: usize) {
-        copy(&mut self.bias, bias);
-        self.pack_weight(weight, bias.len(), num_in);
-    }
-
-    /// Packs the weight alone.
-    pub(super) fn pack_weight(&mut self, weight: &[f32], num_out: usize, num_in: usize) {
-        let weight = Matrix::new(weight, num_out, num_in);
-        self.forward.pack(weight.transposed());
-        self.backward.pack(weight);
+        self.weight.pack(Matrix::new(weight, bias.len(), num_in).transposed());
+        self.bias.clear();
+        self.bias.extend_from_slice(bias);
     }
 }
 

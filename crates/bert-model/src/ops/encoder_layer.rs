@@ -17,7 +17,7 @@ use super::{
     slot::{GradientSlot, lock},
 };
 use crate::{
-    fused::{LayerDropout, LayerPass, LayerWorkspace, PackedLayer, SavedLayer},
+    fused::{LayerDropout, LayerPass, LayerWeights, LayerWorkspace, PackedLayer, SavedLayer},
     rows::TokenRows,
 };
 
@@ -57,11 +57,16 @@ pub(super) fn forward<B: Raw>(input: &FloatTensor<B>, call: &LayerCall) -> (Floa
     (B::from_values(output, input.shape()), saved)
 }
 
+/// The weights that backward multiplies with, `[out, in]`: query, key, value, output projection, both maps of the
+/// feed-forward network.
+pub(super) type Weights<B> = [FloatTensor<B>; 6];
+
 /// What backward starts from.
 #[derive(Clone, Debug)]
 pub(super) struct Saved<B: Backend> {
     pub(super) call: LayerCall,
     pub(super) input: FloatTensor<B>,
+    pub(super) weights: Weights<B>,
     pub(super) saved: Arc<SavedLayer>,
 }
 
@@ -73,11 +78,14 @@ impl<B: Raw> Backward<B, 1> for EncoderLayerBackward {
 
     fn backward(self, ops: Ops<Saved<B>, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad_output = B::contiguous(grads.consume::<B>(&ops.node));
-        let Saved { call, input, saved } = ops.state;
+        let Saved { call, input, weights, saved } = ops.state;
+        let [query, key, value, attention_output, intermediate, output] = weights.each_ref().map(B::values);
+        let qkv = [query, key, value];
+        let weights = LayerWeights { qkv, attention_output, intermediate, output };
         let mut grad_input = vec![0.0; B::values(&input).len()];
         let mut workspace = lock(&call.workspace);
         call.pass().backward(
-            B::values(&input),
+            (B::values(&input), weights),
             &saved,
             B::values(&grad_output),
             &mut grad_input,

@@ -7,7 +7,7 @@ use bert_kernels::{
     slices,
 };
 
-use super::{LayerPass, LayerWorkspace, PackedLayer, SavedLayer, SavedNorm};
+use super::{LayerPass, LayerWeights, LayerWorkspace, SavedLayer, SavedNorm};
 use crate::fused::{fit, split_mut};
 
 impl LayerPass<'_> {
@@ -18,7 +18,7 @@ impl LayerPass<'_> {
     /// - input, grad_output, grad_input: `[num_tokens, hidden]`
     pub(crate) fn backward(
         self,
-        input: &[f32],
+        (input, weights): (&[f32], LayerWeights<'_>),
         saved: &SavedLayer,
         grad_output: &[f32],
         grad_input: &mut [f32],
@@ -28,24 +28,26 @@ impl LayerPass<'_> {
         let [attention, feed_forward] = split_mut(bucket, self.layer.shape.half_lens());
         let mut grad_attended = std::mem::take(&mut workspace.grad_attended);
         fit(&mut grad_attended, grad_output.len());
-        self.feed_forward_backward(saved, grad_output, &mut grad_attended, feed_forward, workspace);
-        self.attention_backward(input, saved, &grad_attended, grad_input, attention, workspace);
+        self.feed_forward_backward(weights, saved, grad_output, &mut grad_attended, feed_forward, workspace);
+        let inputs = (input, weights);
+        self.attention_backward(inputs, saved, &grad_attended, grad_input, attention, workspace);
         workspace.grad_attended = grad_attended;
     }
 
     fn feed_forward_backward(
         self,
+        weights: LayerWeights<'_>,
         saved: &SavedLayer,
         grad_output: &[f32],
         grad_attended: &mut [f32],
         bucket: &mut [f32],
         workspace: &mut LayerWorkspace,
     ) {
-        let PackedLayer { shape, intermediate, output, .. } = self.layer;
+        let shape = self.layer.shape;
         let (num_tokens, hidden, num_inner) = (self.rows.num_tokens(), shape.hidden, shape.intermediate);
         let [inner_weight, inner_bias, weight, bias, gamma, beta] =
             split_mut(bucket, shape.feed_forward_lens());
-        let LayerWorkspace { left, right, grad_branch, grad_inner, .. } = workspace;
+        let LayerWorkspace { left, right, grad_branch, grad_inner, inner, .. } = workspace;
 
         let grad_branch = fit(grad_branch, grad_output.len());
         let gradients = Gradients { bias, gamma, beta };
@@ -61,11 +63,14 @@ impl LayerPass<'_> {
 
         let grad_branch = Matrix::new(grad_branch, num_tokens, hidden);
         left.pack(grad_branch.transposed());
-        right.pack(Matrix::new(&saved.inner, num_tokens, num_inner));
+        let inner = fit(inner, num_tokens * num_inner);
+        shape.activation.forward(&saved.before, inner);
+        right.pack(Matrix::new(inner, num_tokens, num_inner));
         gemm::multiply(left, right, weight);
         left.pack(grad_branch);
         let grad_inner = fit(grad_inner, num_tokens * num_inner);
-        shape.activation.multiply_backward(left, &output.backward, &saved.before, grad_inner);
+        right.pack(Matrix::new(weights.output, hidden, num_inner));
+        shape.activation.multiply_backward(left, right, &saved.before, grad_inner);
 
         slices::sum_columns(grad_inner, inner_bias);
         let grad_inner = Matrix::new(grad_inner, num_tokens, num_inner);
@@ -73,19 +78,20 @@ impl LayerPass<'_> {
         right.pack(Matrix::new(&saved.attended, num_tokens, hidden));
         gemm::multiply(left, right, inner_weight);
         left.pack(grad_inner);
-        gemm::multiply_add(left, &intermediate.backward, grad_attended);
+        right.pack(Matrix::new(weights.intermediate, num_inner, hidden));
+        gemm::multiply_add(left, right, grad_attended);
     }
 
     fn attention_backward(
         self,
-        input: &[f32],
+        (input, weights): (&[f32], LayerWeights<'_>),
         saved: &SavedLayer,
         grad_attended: &[f32],
         grad_input: &mut [f32],
         bucket: &mut [f32],
         workspace: &mut LayerWorkspace,
     ) {
-        let PackedLayer { shape, qkv, attention_output, .. } = self.layer;
+        let shape = self.layer.shape;
         let (num_tokens, hidden) = (self.rows.num_tokens(), shape.hidden);
         let [query, query_bias, key, key_bias, value, value_bias, weight, bias, gamma, beta] =
             split_mut(bucket, shape.attention_lens());
@@ -109,20 +115,27 @@ impl LayerPass<'_> {
         gemm::multiply(left, right, weight);
         left.pack(grad_branch);
         let grad_context = fit(grad_context, num_tokens * hidden);
-        gemm::multiply(left, &attention_output.backward, grad_context);
+        right.pack(Matrix::new(weights.attention_output, hidden, hidden));
+        gemm::multiply(left, right, grad_context);
 
         let grad_qkv = fit(grad_qkv, 3 * num_tokens * hidden);
         let SavedLayer { qkv: states, context, softmax, .. } = saved;
         attention::backward(self.attention(), states, context, softmax, grad_context, grad_qkv);
-        right.pack(Matrix::new(input, num_tokens, hidden));
-        for (part, weight) in [query, key, value].into_iter().enumerate() {
+        let parts = [0, 1, 2].map(|part| {
             let part = &grad_qkv[part * hidden..];
-            left.pack(Matrix::strided(part, num_tokens, hidden, 3 * hidden).transposed());
+            Matrix::strided(part, num_tokens, hidden, 3 * hidden)
+        });
+        right.pack(Matrix::new(input, num_tokens, hidden));
+        for (part, weight) in parts.into_iter().zip([query, key, value]) {
+            left.pack(part.transposed());
             gemm::multiply(left, right, weight);
         }
+        for (part, weight) in parts.into_iter().zip(weights.qkv) {
+            left.pack(part);
+            right.pack(Matrix::new(weight, hidden, hidden));
+            gemm::multiply_add(left, right, grad_input);
+        }
         sum_parts(grad_qkv, [query_bias, key_bias, value_bias]);
-        left.pack(Matrix::new(grad_qkv, num_tokens, 3 * hidden));
-        gemm::multiply_add(left, &qkv.backward, grad_input);
     }
 }
 

@@ -26,25 +26,24 @@ impl LayerPass<'_> {
             self.layer;
         let (num_tokens, hidden) = (self.rows.num_tokens(), shape.hidden);
         let num_inner = num_tokens * shape.intermediate;
-        let left = &mut workspace.left;
-        let SavedLayer { qkv, softmax, context, attention_norm, attended, before, inner, output_norm } =
-            saved;
+        let LayerWorkspace { left, inner, .. } = workspace;
+        let SavedLayer { qkv, softmax, context, attention_norm, attended, before, output_norm } = saved;
 
         left.pack(Matrix::new(input, num_tokens, hidden));
-        gemm::multiply_bias(left, &qkv_map.forward, &qkv_map.bias, fit(qkv, 3 * num_tokens * hidden));
+        gemm::multiply_bias(left, &qkv_map.weight, &qkv_map.bias, fit(qkv, 3 * num_tokens * hidden));
         let context = fit(context, num_tokens * hidden);
         attention::forward(self.attention(), qkv, context, fit(softmax, num_tokens * shape.num_heads * 2));
 
         left.pack(Matrix::new(context, num_tokens, hidden));
-        gemm::multiply(left, &attention_output.forward, attention_norm.fit(num_tokens, hidden));
+        gemm::multiply(left, &attention_output.weight, attention_norm.fit(num_tokens, hidden));
         attention_norm.forward(self.attention_norm(), input, fit(attended, num_tokens * hidden));
 
         left.pack(Matrix::new(attended, num_tokens, hidden));
         let (before, inner) = (fit(before, num_inner), fit(inner, num_inner));
-        shape.activation.multiply(left, &intermediate.forward, &intermediate.bias, before, inner);
+        shape.activation.multiply(left, &intermediate.weight, &intermediate.bias, before, inner);
 
         left.pack(Matrix::new(inner, num_tokens, shape.intermediate));
-        gemm::multiply(left, &output_map.forward, output_norm.fit(num_tokens, hidden));
+        gemm::multiply(left, &output_map.weight, output_norm.fit(num_tokens, hidden));
         output_norm.forward(self.output_norm(), attended, output);
     }
 }

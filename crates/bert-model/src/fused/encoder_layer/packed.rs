@@ -2,7 +2,7 @@
 
 use bert_kernels::gemm::Precision;
 
-use super::LayerShape;
+use super::{LayerShape, LayerWorkspace};
 use crate::fused::{
     parameters::{Norm, PackedLinear},
     split,
@@ -20,8 +20,6 @@ pub(crate) struct PackedLayer {
     pub(super) intermediate: PackedLinear,
     pub(super) output: PackedLinear,
     pub(super) output_norm: Norm,
-    /// The three weights one below the other, for packing.
-    stacked: Vec<f32>,
 }
 
 impl PackedLayer {
@@ -37,30 +35,30 @@ impl PackedLayer {
             intermediate: linear(),
             output: linear(),
             output_norm: Norm::default(),
-            stacked: Vec::new(),
         }
     }
 
-    /// Packs the parameters of a bucket, in layout order.
+    /// Packs the parameters of a bucket, in layout order, for forward passes. The panels of backward are packed when
+    /// they are used: each is used once in a pass, and would have to be kept for all layers.
     ///
     /// # Panics
     ///
     /// If the bucket is not as long as the parameters of the shape.
-    pub(crate) fn pack(&mut self, bucket: &[f32]) {
+    pub(crate) fn pack(&mut self, bucket: &[f32], workspace: &mut LayerWorkspace) {
         let LayerShape { hidden, intermediate, .. } = self.shape;
         let [attention, feed_forward] = split(bucket, self.shape.half_lens());
         let [query, query_bias, key, key_bias, value, value_bias, weight, bias, gamma, beta] =
             split(attention, self.shape.attention_lens());
         self.attention_output.pack(weight, bias, hidden);
         self.attention_norm.copy(gamma, beta);
-        for (copy, parts) in [
-            (&mut self.stacked, [query, key, value]),
-            (&mut self.qkv.bias, [query_bias, key_bias, value_bias]),
-        ] {
+        let LayerWorkspace { stacked, stacked_bias, .. } = workspace;
+        for (copy, parts) in
+            [(&mut *stacked, [query, key, value]), (&mut *stacked_bias, [query_bias, key_bias, value_bias])]
+        {
             copy.clear();
             parts.into_iter().for_each(|part| copy.extend_from_slice(part));
         }
-        self.qkv.pack_weight(&self.stacked, 3 * hidden, hidden);
+        self.qkv.pack(stacked, stacked_bias, hidden);
         let [inner, inner_bias, weight, bias, gamma, beta] =
             split(feed_forward, self.shape.feed_forward_lens());
         self.intermediate.pack(inner, inner_bias, hidden);

@@ -63,7 +63,7 @@ impl FusedHeads {
         gemm::multiply(&self.left, &self.right, transform);
         self.left.pack(rows(grad_inner, self.hidden));
         let grad_gathered = grad_normalised; // not needed any more
-        gemm::multiply(&self.left, &self.transform.backward, grad_gathered);
+        gemm::multiply(&self.left, &self.transform_back, grad_gathered);
         scatter_add(grad_gathered, &batch.masked, self.hidden, grad_states);
         CrossEntropy { loss_sum: loss.loss_sum, num_correct: loss.num_correct }
     }
@@ -100,7 +100,7 @@ impl FusedHeads {
         let (num_masked, len) = (batch.masked.len(), buffers.states.len());
         self.left.pack(rows(&buffers.states, self.hidden));
         let (before, inner) = (fit(&mut buffers.before, len), fit(&mut buffers.inner, len));
-        self.activation.multiply(&self.left, &self.transform.forward, &self.transform.bias, before, inner);
+        self.activation.multiply(&self.left, &self.transform.weight, &self.transform.bias, before, inner);
         layer_norm::forward(
             inner,
             &self.norm.gamma,

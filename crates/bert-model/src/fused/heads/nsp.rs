@@ -82,7 +82,7 @@ impl FusedHeads {
         gemm::multiply(left, right, seq);
         left.pack(rows(grad_logits, 2));
         let grad_pooled = fit(grad_pooled, pooled.len());
-        gemm::multiply(left, &self.seq_relationship.backward, grad_pooled);
+        gemm::multiply(left, &self.seq_relationship_back, grad_pooled);
         // The derivative of tanh, from its value.
         grad_pooled.iter_mut().zip(&*pooled).for_each(|(gradient, tanh)| *gradient *= 1.0 - tanh * tanh);
 
@@ -92,7 +92,7 @@ impl FusedHeads {
         gemm::multiply(left, right, pooler);
         left.pack(rows(grad_pooled, self.hidden));
         let grad_firsts = fit(grad_firsts, states.len());
-        gemm::multiply(left, &self.pooler.backward, grad_firsts);
+        gemm::multiply(left, &self.pooler_back, grad_firsts);
         scatter_add(grad_firsts, &batch.firsts, self.hidden, grad_states);
         figures
     }
@@ -116,7 +116,7 @@ impl FusedHeads {
         gather(states, firsts, self.hidden, gathered);
         left.pack(rows(gathered, self.hidden));
         let pooled = fit(pooled, gathered.len());
-        gemm::multiply_bias(left, &self.pooler.forward, &self.pooler.bias, pooled);
+        gemm::multiply_bias(left, &self.pooler.weight, &self.pooler.bias, pooled);
         pooled.iter_mut().for_each(|value| *value = value.tanh());
         pooled
     }
@@ -133,7 +133,7 @@ impl FusedHeads {
         left.pack(rows(pooled, self.hidden));
         let seq = &self.seq_relationship;
         let logits = fit(logits, 2 * firsts.len());
-        gemm::multiply_bias(left, &seq.forward, &seq.bias, logits);
+        gemm::multiply_bias(left, &seq.weight, &seq.bias, logits);
         logits
     }
 }
