@@ -8,17 +8,22 @@
 //! [FlashAttention, Dao et al., 2022](https://arxiv.org/abs/2205.14135) for computing again.
 
 mod backward;
+mod scratch;
 mod softmax;
 
 pub use backward::backward;
 
-use crate::dropout::{self, Dropout};
-use crate::gemm::{Matrix, PackedA, PackedB, Precision, Region, compute};
+use crate::dropout::Dropout;
+use crate::gemm::{Matrix, Precision, Region, compute};
+use crate::simd::window::Window;
 use rayon::prelude::*;
-use std::cell::RefCell;
+use scratch::{Factors, Scratch, with_scratch};
 
 /// Scores of one block of queries: 256 KB, so that those and their gradients fit the second cache.
 const BLOCK_SCORES: usize = 64 * 1024;
+
+/// Rows of the largest tile; blocks of queries are multiples of it.
+const TILE_ROWS: usize = 14;
 
 /// What is attended to, and how.
 #[derive(Clone, Copy, Debug)]
@@ -47,22 +52,6 @@ struct Job {
     num_tokens: usize,
 }
 
-/// Memory of one thread, kept from job to job.
-struct Scratch {
-    precision: Precision,
-    left: PackedA,
-    keys_turned: PackedB,
-    keys: PackedB,
-    values: PackedB,
-    block: PackedB,
-    probs: Vec<f32>,
-    grads: Vec<f32>,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Option<Box<Scratch>>> = const { RefCell::new(None) };
-}
-
 /// Writes the context of every token, and what [`backward`] needs of the softmax.
 ///
 /// The scores are `q · k / sqrt(head_size)`.
@@ -79,7 +68,7 @@ thread_local! {
 pub fn forward(attention: Attention<'_>, qkv: &[f32], context: &mut [f32], statistics: &mut [f32]) {
     attention.check(&[qkv.len() / 3, context.len()], qkv.len(), statistics.len());
     let jobs = attention.jobs();
-    let contexts = attention.rows_by_head(&jobs, context, 1).into_iter().map(|[rows]| rows);
+    let contexts = attention.windows_of(&jobs, context).map(|[window]| window);
     let work: Vec<_> = jobs.iter().zip(contexts).zip(attention.statistics_of(&jobs, statistics)).collect();
     for_each(work, |((job, context), statistics)| {
         with_scratch(attention.precision, |scratch| {
@@ -128,27 +117,23 @@ impl<'a> Attention<'a> {
         .collect()
     }
 
-    /// Hands each job its stretches of the rows of `[num_tokens, PARTS, num_heads, head_size]`.
-    fn rows_by_head<'m, const PARTS: usize>(
+    /// Hands each job its columns in its tokens of `[num_tokens, PARTS, num_heads, head_size]`.
+    fn windows_of<'m, const PARTS: usize>(
         &self,
         jobs: &[Job],
         matrix: &'m mut [f32],
-        parts: usize,
-    ) -> Vec<[Vec<[&'m mut [f32]; 1]>; PARTS]> {
-        let mut by_job: Vec<[Vec<_>; PARTS]> =
-            jobs.iter().map(|job| std::array::from_fn(|_| Vec::with_capacity(job.num_tokens))).collect();
-        let mut tokens = matrix.chunks_exact_mut(parts * self.width());
-        for (row_jobs, jobs) in by_job.chunks_mut(self.num_heads).zip(jobs.chunks(self.num_heads)) {
-            for token in tokens.by_ref().take(jobs[0].num_tokens) {
-                let mut heads = token.chunks_exact_mut(self.head_size);
-                for part in 0..PARTS {
-                    for (job, head) in row_jobs.iter_mut().zip(heads.by_ref().take(self.num_heads)) {
-                        job[part].push([head]);
-                    }
-                }
+    ) -> impl Iterator<Item = [Window<'m>; PARTS]> {
+        let (width, head_size) = (self.width(), self.head_size);
+        let num_tokens = matrix.len() / (PARTS * width);
+        let mut rest = Window::new(matrix, num_tokens, PARTS * width, PARTS * width);
+        let mut row: [Window<'m>; PARTS] = std::array::from_fn(|_| rest.cut_rows(0));
+        jobs.iter().map(move |job| {
+            if job.head_idx == 0 {
+                let mut tokens = rest.cut_rows(job.num_tokens);
+                row = std::array::from_fn(|_| tokens.cut_cols(width));
             }
-        }
-        by_job
+            row.each_mut().map(|part| part.cut_cols(head_size))
+        })
     }
 
     /// Hands each job its two numbers per query.
@@ -178,71 +163,50 @@ impl<'a> Attention<'a> {
         Matrix::strided(&states[first..], len, self.head_size, self.width())
     }
 
-    /// Returns how many queries of a job are looked at together.
+    /// Returns how many queries of a job are looked at together: whole tiles, in blocks of about equal size.
     fn block_len(&self, job: Job) -> usize {
-        let fitting = BLOCK_SCORES / job.num_tokens;
-        let whole_tiles = fitting / 42 * 42; // 14 and 6 rows divide 42
-        whole_tiles.max(42).min(job.num_tokens)
+        let num_blocks = job.num_tokens.div_ceil((BLOCK_SCORES / job.num_tokens).max(TILE_ROWS));
+        job.num_tokens.div_ceil(num_blocks).next_multiple_of(TILE_ROWS).min(job.num_tokens)
     }
 
-    /// Drops probabilities, or their gradients, of one query.
-    fn drop_keys(&self, job: Job, query_idx: usize, keys: &mut [f32]) {
-        let query = (job.row_idx * self.num_heads + job.head_idx) * self.padded_len + query_idx;
-        dropout::drop_row(self.dropout, query as u64, self.padded_len, keys);
+    /// Returns what dropout multiplies the probabilities of one query with.
+    fn drop_keys<'s>(&self, job: Job, query_idx: usize, factors: &'s mut Factors) -> &'s [f32] {
+        if let Some(dropout) = self.dropout.filter(|dropout| dropout.probability > 0.0) {
+            let query = (job.row_idx * self.num_heads + job.head_idx) * self.padded_len + query_idx;
+            let first = query as u64 * self.padded_len as u64;
+            return factors.of(dropout, first);
+        }
+        factors.none()
     }
 
     fn forward_job(
         &self,
         job: Job,
         qkv: &[f32],
-        context: Vec<[&mut [f32]; 1]>,
+        mut context: Window<'_>,
         statistics: &mut [[f32; 2]],
         scratch: &mut Scratch,
     ) {
         let num_tokens = job.num_tokens;
-        let mut context = context.into_iter();
-        scratch.keys_turned.pack_here(self.part(job, qkv, 1, 0, num_tokens).transposed());
-        scratch.values.pack_here(self.part(job, qkv, 2, 0, num_tokens));
-        for (block_idx, statistics) in statistics.chunks_mut(self.block_len(job)).enumerate() {
-            let (from, len) = (block_idx * self.block_len(job), statistics.len());
-            self.scores(job, qkv, from, len, scratch);
-            let probs = &mut scratch.probs[..len * num_tokens];
-            for ((i, query), statistics) in
-                probs.chunks_exact_mut(num_tokens).enumerate().zip(statistics.iter_mut())
-            {
-                *statistics = softmax::forward(query);
-                self.drop_keys(job, from + i, query);
+        let Scratch { left, keys_turned, values, probs, factors, .. } = scratch;
+        keys_turned.pack_here(self.part(job, qkv, 1, 0, num_tokens).transposed());
+        values.pack_here(self.part(job, qkv, 2, 0, num_tokens));
+        factors.begin(num_tokens);
+        let (scale, rounds) = (self.scale(), left.rounds());
+        let block_len = self.block_len(job);
+        for (block_idx, statistics) in statistics.chunks_mut(block_len).enumerate() {
+            let (from, len) = (block_idx * block_len, statistics.len());
+            let mut scores = probs.of_shape(len, num_tokens, f32::NEG_INFINITY);
+            let queries = left.take(self.part(job, qkv, 0, from, len), false);
+            compute(queries, keys_turned, Region::whole(scores.window(), false), &|_, _, _| {});
+            for (i, statistics) in statistics.iter_mut().enumerate() {
+                let factors = self.drop_keys(job, from + i, factors);
+                *statistics = softmax::forward(scores.row(i), scale, factors, rounds);
             }
-            scratch.left.pack_here(Matrix::new(probs, len, num_tokens));
-            let rows = Region::of_rows(context.by_ref().take(len).collect());
-            compute(&scratch.left, &scratch.values, rows, &|_, _, _| {});
+            let probs = left.take(scores.matrix(), true);
+            compute(probs, values, Region::whole(context.cut_rows(len), false), &|_, _, _| {});
         }
     }
-
-    /// Computes the scores of queries `from..from + len` into the scratch; the keys are packed there.
-    fn scores(&self, job: Job, qkv: &[f32], from: usize, len: usize, scratch: &mut Scratch) {
-        let scale = self.scale();
-        scratch.left.pack_here(self.part(job, qkv, 0, from, len));
-        let scores = grown(&mut scratch.probs, len * job.num_tokens);
-        compute(
-            &scratch.left,
-            &scratch.keys_turned,
-            Region::whole(scores, job.num_tokens),
-            &|_, _, [scores]: [&mut [f32]; 1]| {
-                for score in scores {
-                    *score *= scale;
-                }
-            },
-        );
-    }
-}
-
-/// Returns the first `len` elements of a buffer that grows and never shrinks.
-fn grown(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    &mut buffer[..len]
 }
 
 fn for_each<T: Send>(work: Vec<T>, job: impl Fn(T) + Send + Sync) {
@@ -251,25 +215,6 @@ fn for_each<T: Send>(work: Vec<T>, job: impl Fn(T) + Send + Sync) {
     } else {
         work.into_par_iter().with_max_len(1).for_each(job);
     }
-}
-
-/// Lends the memory of this thread to `work`.
-fn with_scratch(precision: Precision, work: impl FnOnce(&mut Scratch)) {
-    let kept = SCRATCH.take().filter(|scratch| scratch.precision == precision);
-    let mut scratch = kept.unwrap_or_else(|| {
-        Box::new(Scratch {
-            precision,
-            left: PackedA::new(precision),
-            keys_turned: PackedB::new(precision),
-            keys: PackedB::new(precision),
-            values: PackedB::new(precision),
-            block: PackedB::new(precision),
-            probs: Vec::new(),
-            grads: Vec::new(),
-        })
-    });
-    work(&mut scratch);
-    SCRATCH.set(Some(scratch));
 }
 
 /// The same results by the plainest loops, in f64.
