@@ -15,7 +15,7 @@ pub use backward::backward;
 
 use crate::dropout::Dropout;
 use crate::gemm::{Matrix, Precision, Region, compute};
-use crate::simd::window::Window;
+use crate::simd::window::{Window, fetch};
 use rayon::prelude::*;
 use scratch::{Factors, Scratch, with_scratch};
 
@@ -69,10 +69,10 @@ pub fn forward(attention: Attention<'_>, qkv: &[f32], context: &mut [f32], stati
     attention.check(&[qkv.len() / 3, context.len()], qkv.len(), statistics.len());
     let jobs = attention.jobs();
     let contexts = attention.windows_of(&jobs, context).map(|[window]| window);
-    let work: Vec<_> = jobs.iter().zip(contexts).zip(attention.statistics_of(&jobs, statistics)).collect();
-    for_each(work, |((job, context), statistics)| {
+    let work: Vec<_> = contexts.zip(attention.statistics_of(&jobs, statistics)).enumerate().collect();
+    for_each(work, |(i, (context, statistics))| {
         with_scratch(attention.precision, |scratch| {
-            attention.forward_job(*job, qkv, context, statistics, scratch);
+            attention.forward_job(&jobs[i..], qkv, context, statistics, scratch);
         });
     });
 }
@@ -179,15 +179,30 @@ impl<'a> Attention<'a> {
         factors.none()
     }
 
+    /// Asks for what the next job needs of the token as far from its first one; spread over a job, this costs nothing.
+    fn fetch(&self, next: Option<&Job>, token: usize, qkv: &[f32], states: &[&[f32]]) {
+        if let Some(next) = next.filter(|next| token < next.num_tokens) {
+            let (token, width, size) = (next.first_token + token, self.width(), self.head_size);
+            let head = next.head_idx * size;
+            for part in 0..3 {
+                fetch(&qkv[(3 * token + part) * width + head..][..size]);
+            }
+            for states in states {
+                fetch(&states[token * width + head..][..size]);
+            }
+        }
+    }
+
+    /// Does the first of `jobs`, of which the second comes next.
     fn forward_job(
         &self,
-        job: Job,
+        jobs: &[Job],
         qkv: &[f32],
         mut context: Window<'_>,
         statistics: &mut [[f32; 2]],
         scratch: &mut Scratch,
     ) {
-        let num_tokens = job.num_tokens;
+        let (job, num_tokens) = (jobs[0], jobs[0].num_tokens);
         let Scratch { left, keys_turned, values, probs, factors, .. } = scratch;
         keys_turned.pack_here(self.part(job, qkv, 1, 0, num_tokens).transposed());
         values.pack_here(self.part(job, qkv, 2, 0, num_tokens));
@@ -198,13 +213,14 @@ impl<'a> Attention<'a> {
             let (from, len) = (block_idx * block_len, statistics.len());
             let mut scores = probs.of_shape(len, num_tokens, f32::NEG_INFINITY);
             let queries = left.take(self.part(job, qkv, 0, from, len), false);
-            compute(queries, keys_turned, Region::whole(scores.window(), false), &|_, _, _| {});
+            compute(queries, keys_turned, Region::whole(scores.window(), false));
             for (i, statistics) in statistics.iter_mut().enumerate() {
                 let factors = self.drop_keys(job, from + i, factors);
                 *statistics = softmax::forward(scores.row(i), scale, factors, rounds);
+                self.fetch(jobs.get(1), from + i, qkv, &[]);
             }
             let probs = left.take(scores.matrix(), true);
-            compute(probs, values, Region::whole(context.cut_rows(len), false), &|_, _, _| {});
+            compute(probs, values, Region::whole(context.cut_rows(len), false));
         }
     }
 }

@@ -11,7 +11,7 @@ mod left;
 mod pack;
 
 use driver::Output;
-pub(crate) use driver::{Region, compute};
+pub(crate) use driver::{Region, compute, compute_then};
 pub(crate) use left::{Left, LeftScratch};
 pub use pack::{Matrix, PackedA, PackedB};
 
@@ -101,7 +101,8 @@ impl fmt::Display for Path {
 ///
 /// If the shapes do not fit or the operands were packed for different precisions.
 pub fn multiply(a: &PackedA, b: &PackedB, out: &mut [f32]) {
-    multiply_then(a, b, out, |_, _, _| {});
+    let out = Output { rows: [out], continues: false };
+    driver::run(Left::packed(a), b, out, driver::NOTHING);
 }
 
 /// Adds `a * b` to `out`. The sums go on from what is there.
@@ -115,7 +116,7 @@ pub fn multiply(a: &PackedA, b: &PackedB, out: &mut [f32]) {
 /// As [`multiply`].
 pub fn multiply_add(a: &PackedA, b: &PackedB, out: &mut [f32]) {
     let out = Output { rows: [out], continues: true };
-    driver::run(Left::packed(a), b, out, |_, _, _| {});
+    driver::run(Left::packed(a), b, out, driver::NOTHING);
 }
 
 /// Writes `a * b + bias` into `out`.
@@ -165,13 +166,15 @@ pub fn multiply_bias_gelu(
         Left::packed(a),
         b,
         output,
-        #[inline(always)]
-        |_, first_col, [before, out]: [&mut [f32]; 2]| {
-            for (before, bias) in before.iter_mut().zip(&bias[first_col..]) {
-                *before += bias;
-            }
-            form.write(before, out);
-        },
+        Some(
+            #[inline(always)]
+            |_, first_col, [before, out]: [&mut [f32]; 2]| {
+                for (before, bias) in before.iter_mut().zip(&bias[first_col..]) {
+                    *before += bias;
+                }
+                form.write(before, out);
+            },
+        ),
     );
 }
 
@@ -196,8 +199,10 @@ pub fn multiply_then(
         Left::packed(a),
         b,
         out,
-        #[inline(always)]
-        |row, first_col, [values]: [&mut [f32]; 1]| finish(row, first_col, values),
+        Some(
+            #[inline(always)]
+            |row, first_col, [values]: [&mut [f32]; 1]| finish(row, first_col, values),
+        ),
     );
 }
 

@@ -37,11 +37,12 @@ pub fn backward(
     let jobs = attention.jobs();
     let inputs = Inputs { attention, qkv, context, grad_context };
     let (statistics, _) = statistics.as_chunks::<2>();
-    let work: Vec<_> = jobs.iter().zip(attention.windows_of::<3>(&jobs, grad_qkv)).collect();
-    for_each(work, |(job, grads)| {
+    let work: Vec<_> = attention.windows_of::<3>(&jobs, grad_qkv).enumerate().collect();
+    for_each(work, |(i, grads)| {
+        let job = jobs[i];
         let first = job.first_token * attention.num_heads + job.head_idx * job.num_tokens;
         let statistics = &statistics[first..first + job.num_tokens];
-        with_scratch(attention.precision, |scratch| inputs.backward_job(*job, statistics, grads, scratch));
+        with_scratch(attention.precision, |scratch| inputs.backward_job(&jobs[i..], statistics, grads, scratch));
     });
 }
 
@@ -54,14 +55,15 @@ struct Inputs<'a> {
 }
 
 impl Inputs<'_> {
+    /// Does the first of `jobs`, of which the second comes next.
     fn backward_job(
         &self,
-        job: Job,
+        jobs: &[Job],
         statistics: &[[f32; 2]],
         [mut grad_queries, mut grad_keys, mut grad_values]: [Window<'_>; 3],
         scratch: &mut Scratch,
     ) {
-        let (attention, num_tokens) = (&self.attention, job.num_tokens);
+        let (attention, job, num_tokens) = (&self.attention, jobs[0], jobs[0].num_tokens);
         let Scratch { left, keys_turned, keys, values, block, probs, grads, factors, .. } = scratch;
         let all_keys = attention.part(job, self.qkv, 1, 0, num_tokens);
         keys_turned.pack_here(all_keys.transposed());
@@ -76,20 +78,20 @@ impl Inputs<'_> {
             let grad_context = attention.head(job, self.grad_context, from, len);
             let mut probs = probs.of_shape(len, num_tokens, f32::NEG_INFINITY);
             let scores = Region::whole(probs.window(), false);
-            compute(left.take(queries, false), keys_turned, scores, &|_, _, _| {});
+            compute(left.take(queries, false), keys_turned, scores);
             let mut grads = grads.of_shape(len, num_tokens, 0.0);
             let grad_probs = Region::whole(grads.window(), false);
-            compute(left.take(grad_context, false), values, grad_probs, &|_, _, _| {});
-            self.grad_scores(job, from, statistics, [&mut probs, &mut grads], factors, left.rounds());
+            compute(left.take(grad_context, false), values, grad_probs);
+            self.grad_scores(jobs, from, statistics, [&mut probs, &mut grads], factors, left.rounds());
 
             block.pack_here(grad_context);
             let region = Region::whole(grad_values.lend(), continues);
-            compute(left.take(probs.matrix().transposed(), true), block, region, &|_, _, _| {});
+            compute(left.take(probs.matrix().transposed(), true), block, region);
             block.pack_here(queries);
             let region = Region::whole(grad_keys.lend(), continues);
-            compute(left.take(grads.matrix().transposed(), true), block, region, &|_, _, _| {});
+            compute(left.take(grads.matrix().transposed(), true), block, region);
             let region = Region::whole(grad_queries.cut_rows(len), false);
-            compute(left.take(grads.matrix(), true), keys, region, &|_, _, _| {});
+            compute(left.take(grads.matrix(), true), keys, region);
         }
     }
 
@@ -99,14 +101,14 @@ impl Inputs<'_> {
     /// The sum over a softmax's gradients is `grad_context · context` of the query, dropout included.
     fn grad_scores(
         &self,
-        job: Job,
+        jobs: &[Job],
         from: usize,
         statistics: &[[f32; 2]],
         [probs, grads]: [&mut ScoresOf<'_>; 2],
         factors: &mut Factors,
         rounds: bool,
     ) {
-        let (attention, scale) = (&self.attention, self.attention.scale());
+        let (attention, scale, job) = (&self.attention, self.attention.scale(), jobs[0]);
         let (width, size) = (attention.width(), attention.head_size);
         for (i, statistics) in statistics.iter().enumerate() {
             let first = (job.first_token + from + i) * width + job.head_idx * size;
@@ -120,6 +122,7 @@ impl Inputs<'_> {
                     softmax::backward(probs.row(i), grads.row(i), factors, *statistics, sum, scale, rounds);
                 },
             );
+            attention.fetch(jobs.get(1), from + i, self.qkv, &[self.context, self.grad_context]);
         }
     }
 }

@@ -42,12 +42,15 @@ impl<'a> Region<'a, 1> {
     }
 }
 
+/// Nothing is done with finished tiles.
+pub(super) const NOTHING: Option<fn(usize, usize, [&mut [f32]; 1])> = None;
+
 /// Multiplies, and calls `finish(row, first_col, stretches)` on every finished stretch of a row.
 pub(super) fn run<const N: usize>(
     a: Left<'_>,
     b: &PackedB,
     output: Output<'_, N>,
-    finish: impl Fn(usize, usize, [&mut [f32]; N]) + Sync,
+    finish: Option<impl Fn(usize, usize, [&mut [f32]; N]) + Sync>,
 ) {
     check(a, b);
     for matrix in &output.rows {
@@ -64,9 +67,9 @@ pub(super) fn run<const N: usize>(
     }
     let regions = regions(output, a, b);
     if let [_] = regions[..] {
-        regions.into_iter().for_each(|region| compute(a, b, region, &finish));
+        regions.into_iter().for_each(|region| compute_then(a, b, region, finish.as_ref()));
     } else {
-        regions.into_par_iter().for_each(|region| compute(a, b, region, &finish));
+        regions.into_par_iter().for_each(|region| compute_then(a, b, region, finish.as_ref()));
     }
 }
 
@@ -99,16 +102,25 @@ fn regions<'a, const N: usize>(output: Output<'a, N>, a: Left<'_>, b: &PackedB) 
     (0..len).step_by(region_len).map(region).collect()
 }
 
-/// Computes one region on this thread.
+/// Computes the only output of a region on this thread.
+///
+/// # Panics
+///
+/// As [`compute_then`].
+pub(crate) fn compute(a: Left<'_>, b: &PackedB, region: Region<'_, 1>) {
+    compute_then(a, b, region, NOTHING.as_ref());
+}
+
+/// Computes one region on this thread, and calls `finish(row, first_col, stretches)` as [`run`] does.
 ///
 /// # Panics
 ///
 /// If the operands do not fit each other, or the region does not begin at the corner of a tile.
-pub(crate) fn compute<const N: usize>(
+pub(crate) fn compute_then<const N: usize>(
     a: Left<'_>,
     b: &PackedB,
     mut region: Region<'_, N>,
-    finish: &impl Fn(usize, usize, [&mut [f32]; N]),
+    finish: Option<&impl Fn(usize, usize, [&mut [f32]; N])>,
 ) {
     check(a, b);
     let (kernel, depth) = (a.kernel, a.depth_words);
@@ -206,7 +218,7 @@ impl Block<'_> {
         next: [usize; 2],
         ahead: Option<&[u32]>,
         region: &mut Region<'_, N>,
-        finish: &impl Fn(usize, usize, [&mut [f32]; N]),
+        finish: Option<&impl Fn(usize, usize, [&mut [f32]; N])>,
     ) {
         let kernel = self.a.kernel;
         let width = kernel.tile_cols();
@@ -232,7 +244,7 @@ impl Block<'_> {
                 out.row(row).copy_from_slice(&sums[..cols.len()]);
             }
         }
-        if self.last {
+        if let (true, Some(finish)) = (self.last, finish) {
             let (first_row, first_col) = (row_panel * kernel.tile_rows(), col_panel * width);
             let mut parts = region.outputs.each_mut().map(|out| out.part(rows.clone(), cols.clone()));
             widest(

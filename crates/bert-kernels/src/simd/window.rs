@@ -124,6 +124,22 @@ impl<'a> Window<'a> {
     }
 }
 
+/// Asks for the memory of `values`, which are read soon, to come into the second cache.
+#[inline(always)]
+pub(crate) fn fetch(values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(16) {
+        // SAFETY: a prefetch changes nothing and may name any address.
+        #[expect(unsafe_code, reason = "a hint to the processor")]
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
