@@ -5,7 +5,7 @@
 
 use super::PackedB;
 use super::left::Left;
-use crate::simd::tile::{Kernel, MAX_TILE_LEN};
+use crate::simd::tile::{Kernel, MAX_TILE_LEN, words_of};
 use crate::simd::widest;
 use crate::simd::window::Window;
 use rayon::prelude::*;
@@ -17,6 +17,8 @@ const DEPTH_BLOCK: usize = 512;
 const PASS_WORDS: usize = 256 * 1024;
 /// Products below which a second thread is not worth waking.
 const PARALLEL_PRODUCTS: usize = 1 << 19;
+/// Words per cache line.
+const LINE: usize = 16;
 /// Regions per thread, so that a thread that is held up does not hold up the others.
 const REGIONS_PER_THREAD: usize = 4;
 
@@ -33,12 +35,14 @@ pub(crate) struct Region<'a, const N: usize> {
     pub(crate) first_col: usize,
     pub(crate) outputs: [Window<'a>; N],
     pub(crate) continues: bool,
+    /// What is needed after this product: it is fetched into the second cache meanwhile.
+    pub(crate) next: &'a [f32],
 }
 
 impl<'a> Region<'a, 1> {
     /// Returns the whole of one output.
     pub(crate) fn whole(output: Window<'a>, continues: bool) -> Self {
-        Self { first_row: 0, first_col: 0, outputs: [output], continues }
+        Self { first_row: 0, first_col: 0, outputs: [output], continues, next: &[] }
     }
 }
 
@@ -97,7 +101,7 @@ fn regions<'a, const N: usize>(output: Output<'a, N>, a: Left<'_>, b: &PackedB) 
         let cut =
             |rest: &mut Window<'a>| if along_rows { rest.cut_rows(len) } else { rest.cut_cols(len) };
         let (first_row, first_col) = if along_rows { (first, 0) } else { (0, first) };
-        Region { first_row, first_col, outputs: rest.each_mut().map(cut), continues: output.continues }
+        Region { first_row, first_col, outputs: rest.each_mut().map(cut), continues: output.continues, next: &[] }
     };
     (0..len).step_by(region_len).map(region).collect()
 }
@@ -128,6 +132,7 @@ pub(crate) fn compute_then<const N: usize>(
     let rows = panels(region.first_row, num_rows, kernel.tile_rows());
     let cols = panels(region.first_col, num_cols, kernel.tile_cols());
     let num_blocks = depth.div_ceil(DEPTH_BLOCK).max(1);
+    let mut later = words_of(region.next).chunks(LINE * depth.clamp(1, DEPTH_BLOCK));
     for block_idx in 0..num_blocks {
         let words = block_idx * DEPTH_BLOCK..depth.min((block_idx + 1) * DEPTH_BLOCK);
         let block = Block {
@@ -138,16 +143,18 @@ pub(crate) fn compute_then<const N: usize>(
             last: block_idx + 1 == num_blocks,
         };
         let (rows, cols) = (rows.clone(), cols.clone());
-        if rows.len() > cols.len() {
+        if rows.len() >= cols.len() {
             let passes = Passes { outer: rows, inner: cols, inner_words: words.len() * kernel.tile_cols() };
             let panel = |panel: usize| a.stretch(panel, words.start, words.end).unwrap_or_default();
             passes.walk(words.len(), panel, |[row, col], next, ahead| {
+                let ahead = ahead.or_else(|| later.next());
                 block.compute_tile([row, col], next, ahead, &mut region, finish);
             });
         } else {
             let passes = Passes { outer: cols, inner: rows, inner_words: words.len() * kernel.tile_rows() };
             let panel = |panel: usize| b.0.block(panel, words.start, words.end);
             passes.walk(words.len(), panel, |[col, row], [next_col, next_row], ahead| {
+                let ahead = ahead.or_else(|| later.next());
                 block.compute_tile([row, col], [next_row, next_col], ahead, &mut region, finish);
             });
         }
@@ -179,7 +186,7 @@ impl Passes {
                 let next = if outer + 1 < self.outer.end { panel(outer + 1) } else { &[] };
                 for inner in first..last {
                     let ahead =
-                        next.get((inner - first) * depth_words * 16..).filter(|ahead| !ahead.is_empty());
+                        next.get((inner - first) * depth_words * LINE..).filter(|ahead| !ahead.is_empty());
                     let after = if inner + 1 < last { [outer, inner + 1] } else { [outer + 1, first] };
                     visit([outer, inner], after, ahead);
                 }

@@ -99,19 +99,15 @@ impl PartOfLogits<'_> {
             let is_first = own == maxima[token] && before.all(|row| row[token] != own);
             answer(token, own, is_first);
         }
-        let (maxima, _) = maxima.as_chunks::<LINE>();
-        let (sums, _) = sums.as_chunks_mut::<LINE>();
         widest(
             #[inline(always)]
             || {
                 for row in logits.chunks_exact_mut(stride) {
-                    for ((exps, maxima), sums) in row.as_chunks_mut::<LINE>().0.iter_mut().zip(maxima).zip(&mut *sums) {
-                        for (exp, max) in exps.iter_mut().zip(maxima) {
-                            *exp = exp_non_positive(*exp - max);
-                        }
-                        for (sum, exp) in sums.iter_mut().zip(exps) {
-                            *sum += f64::from(*exp);
-                        }
+                    for (exp, max) in row.iter_mut().zip(&*maxima) {
+                        *exp = exp_non_positive(*exp - max);
+                    }
+                    for (sum, exp) in sums.iter_mut().zip(&*row) {
+                        *sum += f64::from(*exp);
                     }
                 }
             },

@@ -166,7 +166,9 @@ pub(super) fn gradients(
 
             let grad_table = &mut out.table[rows.start * size..rows.end * size];
             let grad_table = Window::new(grad_table, rows.len(), size, size);
-            compute(left.take(grads, true), task.hidden, Region::whole(grad_table, true));
+            let next = &task.table[in_vocabulary.start * size..in_vocabulary.end * size];
+            let grad_table = Region { next, ..Region::whole(grad_table, true) };
+            compute(left.take(grads, true), task.hidden, grad_table);
             table.pack_here(task.words(in_vocabulary));
             let grad_hidden = Region::whole(grad_hidden.lend(), block > 0);
             compute(left.take(grads.transposed(), true), table, grad_hidden);
