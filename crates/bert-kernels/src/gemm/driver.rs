@@ -17,8 +17,6 @@ const DEPTH_BLOCK: usize = 512;
 const PASS_WORDS: usize = 256 * 1024;
 /// Products below which a second thread is not worth waking.
 const PARALLEL_PRODUCTS: usize = 1 << 19;
-/// Words per cache line.
-const LINE: usize = 16;
 /// Regions per thread, so that a thread that is held up does not hold up the others.
 const REGIONS_PER_THREAD: usize = 4;
 
@@ -132,7 +130,8 @@ pub(crate) fn compute_then<const N: usize>(
     let rows = panels(region.first_row, num_rows, kernel.tile_rows());
     let cols = panels(region.first_col, num_cols, kernel.tile_cols());
     let num_blocks = depth.div_ceil(DEPTH_BLOCK).max(1);
-    let mut later = words_of(region.next).chunks(LINE * depth.clamp(1, DEPTH_BLOCK));
+    let num_tiles = num_blocks * rows.len() * cols.len();
+    let mut later = words_of(region.next).chunks(region.next.len().div_ceil(num_tiles.max(1)).max(1));
     for block_idx in 0..num_blocks {
         let words = block_idx * DEPTH_BLOCK..depth.min((block_idx + 1) * DEPTH_BLOCK);
         let block = Block {
@@ -146,14 +145,14 @@ pub(crate) fn compute_then<const N: usize>(
         if rows.len() >= cols.len() {
             let passes = Passes { outer: rows, inner: cols, inner_words: words.len() * kernel.tile_cols() };
             let panel = |panel: usize| a.stretch(panel, words.start, words.end).unwrap_or_default();
-            passes.walk(words.len(), panel, |[row, col], next, ahead| {
+            passes.walk(panel, |[row, col], next, ahead| {
                 let ahead = ahead.or_else(|| later.next());
                 block.compute_tile([row, col], next, ahead, &mut region, finish);
             });
         } else {
             let passes = Passes { outer: cols, inner: rows, inner_words: words.len() * kernel.tile_rows() };
             let panel = |panel: usize| b.0.block(panel, words.start, words.end);
-            passes.walk(words.len(), panel, |[col, row], [next_col, next_row], ahead| {
+            passes.walk(panel, |[col, row], [next_col, next_row], ahead| {
                 let ahead = ahead.or_else(|| later.next());
                 block.compute_tile([row, col], [next_row, next_col], ahead, &mut region, finish);
             });
@@ -170,12 +169,11 @@ struct Passes {
 }
 
 impl Passes {
-    /// Calls `visit([outer panel, inner panel], those after it, words to be fetched meanwhile)`; the words are a piece
-    /// of the next outer panel, one line per word of the depth.
+    /// Calls `visit([outer panel, inner panel], those after it, words to be fetched meanwhile)`; the words are a share
+    /// of the next outer panel.
     #[inline(always)]
     fn walk<'w>(
         self,
-        depth_words: usize,
         panel: impl Fn(usize) -> &'w [u32],
         mut visit: impl FnMut([usize; 2], [usize; 2], Option<&'w [u32]>),
     ) {
@@ -184,9 +182,9 @@ impl Passes {
             let last = self.inner.end.min(first + per_pass);
             for outer in self.outer.clone() {
                 let next = if outer + 1 < self.outer.end { panel(outer + 1) } else { &[] };
+                let mut shares = next.chunks(next.len().div_ceil(last - first).max(1));
                 for inner in first..last {
-                    let ahead =
-                        next.get((inner - first) * depth_words * LINE..).filter(|ahead| !ahead.is_empty());
+                    let ahead = shares.next();
                     let after = if inner + 1 < last { [outer, inner + 1] } else { [outer + 1, first] };
                     visit([outer, inner], after, ahead);
                 }

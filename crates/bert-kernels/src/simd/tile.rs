@@ -95,8 +95,8 @@ impl Kernel {
     }
 
     /// Adds the product of two panels to a tile of the result, or writes it if `fresh`. The tile has all columns, and
-    /// as many rows as the left panel has lanes. Meanwhile the beginning of `ahead`, which is needed soon, is fetched
-    /// into the second cache, one line per step of the depth.
+    /// as many rows as the left panel has lanes. Meanwhile `ahead`, which is needed soon, is fetched into the second
+    /// cache, evenly over the depth and at most one line per step.
     ///
     /// # Shapes
     ///
@@ -135,7 +135,8 @@ impl Kernel {
         #[expect(unsafe_code, reason = "calling code compiled for features that were just detected")]
         unsafe {
             // Without anything to fetch, one line is fetched over and over, which costs nothing.
-            let ahead = ahead.map_or((b.as_ptr(), 0), |ahead| (ahead.as_ptr(), 16));
+            let step = |ahead: &[u32]| ahead.len().div_ceil(depth.max(1)).min(16);
+            let ahead = ahead.map_or((b.as_ptr(), 0), |ahead| (ahead.as_ptr(), step(ahead)));
             x86::multiply(self, rows, &x86::Operands::new(a, b, depth, fresh, ahead, tile.raw()));
         }
         #[cfg(not(target_arch = "x86_64"))]
