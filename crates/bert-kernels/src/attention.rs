@@ -14,7 +14,7 @@ mod softmax;
 pub use backward::backward;
 
 use crate::dropout::Dropout;
-use crate::gemm::{Matrix, Precision, Region, compute};
+use crate::gemm::{Matrix, Precision, Region, compute, compute_then};
 use crate::simd::window::{Window, fetch};
 use rayon::prelude::*;
 use scratch::{Factors, Scratch, with_scratch};
@@ -22,6 +22,8 @@ use scratch::{Factors, Scratch, with_scratch};
 /// Scores of one block of queries: 256 KB, so that those and their gradients fit the second cache.
 const BLOCK_SCORES: usize = 64 * 1024;
 
+/// Queries whose maxima are looked for together: the processor works on several rows at the same time.
+const GROUP_QUERIES: usize = 4;
 /// Rows of the largest tile; blocks of queries are multiples of it.
 const TILE_ROWS: usize = 14;
 
@@ -214,13 +216,27 @@ impl<'a> Attention<'a> {
             let mut scores = probs.of_shape(len, num_tokens, f32::NEG_INFINITY);
             let queries = left.take(self.part(job, qkv, 0, from, len), false);
             compute(queries, keys_turned, Region::whole(scores.window(), false));
-            for (i, statistics) in statistics.iter_mut().enumerate() {
-                let factors = self.drop_keys(job, from + i, factors);
-                *statistics = softmax::forward(scores.row(i), scale, factors, rounds);
-                self.fetch(jobs.get(1), from + i, qkv, &[]);
+            for (group_idx, statistics) in statistics.chunks_mut(GROUP_QUERIES).enumerate() {
+                let queries = (group_idx * GROUP_QUERIES..).take(statistics.len());
+                for (i, statistics) in queries.clone().zip(&mut *statistics) {
+                    statistics[0] = softmax::max(scores.row(i), scale);
+                }
+                for (i, [max, factor]) in queries.zip(statistics) {
+                    let factors = self.drop_keys(job, from + i, factors);
+                    *factor = softmax::forward(scores.row(i), *max, scale, factors, rounds);
+                    self.fetch(jobs.get(1), from + i, qkv, &[]);
+                }
             }
-            let probs = left.take(scores.matrix(), true);
-            compute(probs, values, Region::whole(context.cut_rows(len), false));
+            // Whole stretches without a rest, which are nearly all.
+            let normalise = |row: usize, _: usize, [context]: [&mut [f32]; 1]| {
+                let factor = statistics[row][1];
+                match context.as_mut_array::<32>() {
+                    Some(context) => context.iter_mut().for_each(|value| *value *= factor),
+                    None => context.iter_mut().for_each(|value| *value *= factor),
+                }
+            };
+            let exps = left.take(scores.matrix(), true);
+            compute_then(exps, values, Region::whole(context.cut_rows(len), false), Some(&normalise));
         }
     }
 }

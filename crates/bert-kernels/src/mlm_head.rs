@@ -130,7 +130,9 @@ impl MlmHead {
         scale: f32,
         gradients: MlmGradients<'_>,
     ) -> MlmLoss {
-        self.with_own_table(bias, |head, table| head.train_with(table, hidden, bias, labels, scale, gradients))
+        self.with_own_table(bias, |head, table| {
+            head.train_with(table, hidden, bias, labels, scale, gradients)
+        })
     }
 
     /// Does [`Self::evaluate`] with a table that is read where it lies.
@@ -194,21 +196,15 @@ impl MlmHead {
     }
 
     /// Leaves in `self.logits` what the gradients of the logits of one block of tokens are made of.
-    fn losses(
-        &mut self,
-        table: &[f32],
-        hidden: &[f32],
-        bias: &[f32],
-        labels: &[u32],
-        scale: f32,
-    ) -> MlmLoss {
+    fn losses(&mut self, table: &[f32], hidden: &[f32], bias: &[f32], labels: &[u32], scale: f32) -> MlmLoss {
         let hidden_size = table.len() / bias.len();
         self.hidden_turned.pack(Matrix::new(hidden, labels.len(), hidden_size).transposed());
         let words = Words::new(bias.len());
         let Self { precision, hidden_turned, hidden, .. } = self;
         let task = Task { precision: *precision, table, bias, labels, hidden_size, hidden_turned, hidden };
         let parts = self.logits.parts(&words, labels.len());
-        let answers: Vec<_> = parts.map(|(part, logits)| words::exponentials(&task, &words, part, logits)).collect();
+        let answers: Vec<_> =
+            parts.map(|(part, logits)| words::exponentials(&task, &words, part, logits)).collect();
         Losses::new(labels.len(), answers).finish(&mut self.logits, scale)
     }
 
@@ -230,7 +226,8 @@ impl MlmHead {
         self.grad_hidden.resize(self.grad_hidden.len().max(words.num_parts() * len), 0.0);
         let part_len = words.part_len();
         let parts = self.logits.parts(&words, labels.len());
-        let tables = grad_table.par_chunks_mut(part_len * hidden_size).zip(grad_bias.par_chunks_mut(part_len));
+        let tables =
+            grad_table.par_chunks_mut(part_len * hidden_size).zip(grad_bias.par_chunks_mut(part_len));
         let grads = tables.zip(self.grad_hidden.par_chunks_mut(len));
         parts.zip(grads).for_each(|((part, logits), ((table, bias), hidden))| {
             words::gradients(&task, &words, part, logits, scale, words::Gradients { table, bias, hidden });

@@ -3,9 +3,9 @@
 //! Owns the backward pass of one head of one row. Gradients of keys and values are summed over the blocks of
 //! queries in their order, on one thread.
 
-use super::scratch::{Factors, Scratch, ScoresOf, with_scratch};
+use super::scratch::{Factors, ScoresOf, Scratch, with_scratch};
 use super::{Attention, Job, for_each, softmax};
-use crate::gemm::{Region, compute};
+use crate::gemm::{Region, compute, round_to_bf16};
 use crate::lanes;
 use crate::simd::widest;
 use crate::simd::window::Window;
@@ -42,7 +42,9 @@ pub fn backward(
         let job = jobs[i];
         let first = job.first_token * attention.num_heads + job.head_idx * job.num_tokens;
         let statistics = &statistics[first..first + job.num_tokens];
-        with_scratch(attention.precision, |scratch| inputs.backward_job(&jobs[i..], statistics, grads, scratch));
+        with_scratch(attention.precision, |scratch| {
+            inputs.backward_job(&jobs[i..], statistics, grads, scratch)
+        });
     });
 }
 
@@ -115,11 +117,16 @@ impl Inputs<'_> {
             let (context, grad_context) =
                 (&self.context[first..first + size], &self.grad_context[first..first + size]);
             let factors = attention.drop_keys(job, from + i, factors);
+            let (probs, grads, statistics) = (probs.row(i), grads.row(i), *statistics);
             widest(
                 #[inline(always)]
-                || {
+                move || {
                     let sum = lanes::dot(context, grad_context);
-                    softmax::backward(probs.row(i), grads.row(i), factors, *statistics, sum, scale, rounds);
+                    if rounds {
+                        softmax::backward(probs, grads, factors, statistics, sum, scale, round_to_bf16);
+                    } else {
+                        softmax::backward(probs, grads, factors, statistics, sum, scale, |value| value);
+                    }
                 },
             );
             attention.fetch(jobs.get(1), from + i, self.qkv, &[self.context, self.grad_context]);

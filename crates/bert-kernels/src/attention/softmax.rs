@@ -7,35 +7,54 @@ use crate::lanes::{self, NUM_LANES};
 use crate::math::exp_non_positive;
 use crate::simd::widest;
 
-/// Turns scores, which are to be multiplied by `scale`, into probabilities times their factors. Returns what
-/// [`backward`] needs to do it once more: the largest scaled score and 1 / sum of the exponentials.
-pub(super) fn forward(scores: &mut [f32], scale: f32, factors: &[f32], rounds: bool) -> [f32; 2] {
+/// Returns the largest score, multiplied by `scale`.
+pub(super) fn max(scores: &[f32], scale: f32) -> f32 {
     widest(
         #[inline(always)]
         || {
             // A positive factor and rounding keep the order, so this is the largest of the scaled scores.
-            let max = lanes::max(scores) * scale;
-            let (scores, _) = scores.as_chunks_mut::<NUM_LANES>();
-            let mut sums = [0.0; NUM_LANES];
-            for scores in scores.iter_mut() {
-                for (score, sum) in scores.iter_mut().zip(&mut sums) {
-                    *score = exp_non_positive(*score * scale - max);
-                    *sum += *score;
-                }
-            }
-            let factor = 1.0 / lanes::fold(sums, |a, b| a + b);
-            for (exps, factors) in scores.iter_mut().zip(factors.as_chunks::<NUM_LANES>().0) {
-                for (exp, keep) in exps.iter_mut().zip(factors) {
-                    *exp = rounded(*exp * factor * keep, rounds);
-                }
-            }
-            [max, factor]
+            lanes::max(scores) * scale
         },
     )
 }
 
-/// Turns the same scores into the same probabilities times their factors, and the gradient of those into that of the
-/// scores before they were scaled: `scale * p * (f * g - sum)`, where `sum` is that of all `f * g * p`.
+/// Turns scores, which are to be multiplied by `scale`, into exponentials above `max` times their factors, and returns
+/// 1 / sum of the exponentials: what is still missing to probabilities, and what [`backward`] needs.
+pub(super) fn forward(scores: &mut [f32], max: f32, scale: f32, factors: &[f32], rounds: bool) -> f32 {
+    widest(
+        #[inline(always)]
+        move || {
+            if rounds {
+                exponentials(scores, max, scale, factors, round_to_bf16)
+            } else {
+                exponentials(scores, max, scale, factors, |value| value)
+            }
+        },
+    )
+}
+
+#[inline(always)]
+fn exponentials(
+    scores: &mut [f32],
+    max: f32,
+    scale: f32,
+    factors: &[f32],
+    cast: impl Fn(f32) -> f32 + Copy,
+) -> f32 {
+    let mut sums = [0.0; NUM_LANES];
+    let (scores, _) = scores.as_chunks_mut::<NUM_LANES>();
+    for (scores, factors) in scores.iter_mut().zip(factors.as_chunks::<NUM_LANES>().0) {
+        for ((score, sum), factor) in scores.iter_mut().zip(&mut sums).zip(factors) {
+            let exp = exp_non_positive(*score * scale - max);
+            *sum += exp;
+            *score = cast(exp * factor);
+        }
+    }
+    1.0 / lanes::fold(sums, |a, b| a + b)
+}
+
+/// Turns the same scores into probabilities times their factors, and the gradient of those into that of the scores
+/// before they were scaled: `scale * p * (f * g - sum)`, where `sum` is that of all `f * g * p`.
 #[inline(always)]
 pub(super) fn backward(
     scores: &mut [f32],
@@ -44,7 +63,7 @@ pub(super) fn backward(
     [max, factor]: [f32; 2],
     sum: f32,
     scale: f32,
-    rounds: bool,
+    cast: impl Fn(f32) -> f32 + Copy,
 ) {
     let (scores, _) = scores.as_chunks_mut::<NUM_LANES>();
     let (gradient, _) = gradient.as_chunks_mut::<NUM_LANES>();
@@ -52,13 +71,8 @@ pub(super) fn backward(
     for ((scores, gradient), factors) in scores.iter_mut().zip(gradient).zip(factors) {
         for ((score, gradient), keep) in scores.iter_mut().zip(gradient).zip(factors) {
             let prob = exp_non_positive(*score * scale - max) * factor;
-            *gradient = rounded(scale * (prob * (*gradient * keep - sum)), rounds);
-            *score = rounded(prob * keep, rounds);
+            *gradient = cast(scale * (prob * (*gradient * keep - sum)));
+            *score = cast(prob * keep);
         }
     }
-}
-
-#[inline(always)]
-fn rounded(value: f32, rounds: bool) -> f32 {
-    if rounds { round_to_bf16(value) } else { value }
 }

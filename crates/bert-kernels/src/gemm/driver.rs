@@ -96,10 +96,15 @@ fn regions<'a, const N: usize>(output: Output<'a, N>, a: Left<'_>, b: &PackedB) 
     let mut rest = output.rows.map(|matrix| Window::new(matrix, num_rows, num_cols, num_cols));
     let region = |first: usize| {
         let len = region_len.min(len - first);
-        let cut =
-            |rest: &mut Window<'a>| if along_rows { rest.cut_rows(len) } else { rest.cut_cols(len) };
+        let cut = |rest: &mut Window<'a>| if along_rows { rest.cut_rows(len) } else { rest.cut_cols(len) };
         let (first_row, first_col) = if along_rows { (first, 0) } else { (0, first) };
-        Region { first_row, first_col, outputs: rest.each_mut().map(cut), continues: output.continues, next: &[] }
+        Region {
+            first_row,
+            first_col,
+            outputs: rest.each_mut().map(cut),
+            continues: output.continues,
+            next: &[],
+        }
     };
     (0..len).step_by(region_len).map(region).collect()
 }
@@ -126,7 +131,9 @@ pub(crate) fn compute_then<const N: usize>(
 ) {
     check(a, b);
     let (kernel, depth) = (a.kernel, a.depth_words);
-    let Some((num_rows, num_cols)) = region.outputs.first().map(|out| (out.rows(), out.cols())) else { return };
+    let Some((num_rows, num_cols)) = region.outputs.first().map(|out| (out.rows(), out.cols())) else {
+        return;
+    };
     let rows = panels(region.first_row, num_rows, kernel.tile_rows());
     let cols = panels(region.first_col, num_cols, kernel.tile_cols());
     let num_blocks = depth.div_ceil(DEPTH_BLOCK).max(1);

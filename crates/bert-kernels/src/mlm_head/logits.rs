@@ -142,7 +142,9 @@ impl Losses {
                 }
             }
             let mut sum = 0.0;
-            for (factors, sums) in logits.factors.chunks_exact_mut(stride).zip(logits.sums.chunks_exact(stride)) {
+            for (factors, sums) in
+                logits.factors.chunks_exact_mut(stride).zip(logits.sums.chunks_exact(stride))
+            {
                 factors[token] = exp_non_positive(factors[token] - max);
                 sum += sums[token] * f64::from(factors[token]);
             }

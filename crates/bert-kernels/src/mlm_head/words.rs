@@ -6,7 +6,9 @@
 
 use super::Task;
 use super::logits::{Answer, PartOfLogits};
-use crate::gemm::{LeftScratch, Matrix, PackedA, PackedB, Precision, Region, compute, compute_then, round_to_bf16};
+use crate::gemm::{
+    LeftScratch, Matrix, PackedA, PackedB, Precision, Region, compute, compute_then, round_to_bf16,
+};
 use crate::lanes;
 use crate::simd::widest;
 use crate::simd::window::Window;
@@ -123,7 +125,11 @@ pub(super) fn exponentials(
             let out = Region::whole(Window::new(out, rows.len(), task.num_tokens(), stride), false);
             let left = scratch.left.take(task.words(in_vocabulary.clone()), false);
             let add_bias = |row: usize, _: usize, [logits]: [&mut [f32]; 1]| {
-                logits.iter_mut().for_each(|logit| *logit += bias[row]);
+                let bias = bias[row];
+                match logits.as_mut_array::<32>() {
+                    Some(logits) => logits.iter_mut().for_each(|logit| *logit += bias),
+                    None => logits.iter_mut().for_each(|logit| *logit += bias),
+                }
             };
             compute_then(left, task.hidden_turned, out, Some(&add_bias));
             let labels = task.labels_in(in_vocabulary.clone());

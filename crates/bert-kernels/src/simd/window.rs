@@ -107,18 +107,19 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// Asks for the memory of all rows, which are about to be written.
+    /// Asks for the memory of all rows of a tile, which are about to be written.
     #[inline(always)]
     pub(crate) fn prefetch(&self) {
         #[cfg(target_arch = "x86_64")]
         for row in 0..self.rows {
-            for col in (0..self.cols).step_by(16) {
-                // SAFETY: a prefetch changes nothing and may name any address.
-                #[expect(unsafe_code, reason = "a hint to the processor")]
-                unsafe {
-                    use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-                    _mm_prefetch::<_MM_HINT_ET0>(self.start.wrapping_add(row * self.stride + col).cast());
-                }
+            // SAFETY: a prefetch changes nothing and may name any address.
+            #[expect(unsafe_code, reason = "a hint to the processor")]
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+                // A tile is at most two lines wide.
+                let start = self.start.wrapping_add(row * self.stride);
+                _mm_prefetch::<_MM_HINT_ET0>(start.cast());
+                _mm_prefetch::<_MM_HINT_ET0>(start.wrapping_add(self.cols.saturating_sub(1)).cast());
             }
         }
     }

@@ -122,7 +122,10 @@ impl<const BY_ROWS: bool> Lanes<BY_ROWS> {
     #[inline(always)]
     fn new(operands: &Operands) -> Self {
         let distance = if BY_ROWS { 3 * operands.stride } else { 0 };
-        Self { thirds: std::array::from_fn(|i| operands.a.wrapping_add(i * distance)), stride: operands.stride }
+        Self {
+            thirds: std::array::from_fn(|i| operands.a.wrapping_add(i * distance)),
+            stride: operands.stride,
+        }
     }
 
     /// Returns where the word of lane `i` is, if lanes are neighbours.
