@@ -7,10 +7,12 @@
 //! Method: [Anatomy of High-Performance Matrix Multiplication, Goto and van de Geijn, 2008](https://doi.org/10.1145/1356052.1356053).
 
 mod driver;
+mod left;
 mod pack;
 
 use driver::Output;
-pub(crate) use driver::{Region, compute};
+pub(crate) use driver::{Region, compute, compute_then};
+pub(crate) use left::{Left, LeftScratch};
 pub use pack::{Matrix, PackedA, PackedB};
 
 use crate::gelu::GeluForm;
@@ -99,7 +101,8 @@ impl fmt::Display for Path {
 ///
 /// If the shapes do not fit or the operands were packed for different precisions.
 pub fn multiply(a: &PackedA, b: &PackedB, out: &mut [f32]) {
-    multiply_then(a, b, out, |_, _, _| {});
+    let out = Output { rows: [out], continues: false };
+    driver::run(Left::packed(a), b, out, driver::NOTHING);
 }
 
 /// Adds `a * b` to `out`. The sums go on from what is there.
@@ -113,7 +116,7 @@ pub fn multiply(a: &PackedA, b: &PackedB, out: &mut [f32]) {
 /// As [`multiply`].
 pub fn multiply_add(a: &PackedA, b: &PackedB, out: &mut [f32]) {
     let out = Output { rows: [out], continues: true };
-    driver::run(a, b, out, |_, _, _| {});
+    driver::run(Left::packed(a), b, out, driver::NOTHING);
 }
 
 /// Writes `a * b + bias` into `out`.
@@ -160,16 +163,18 @@ pub fn multiply_bias_gelu(
     assert_eq!(bias.len(), b.cols(), "a product needs one bias per column");
     let output = Output { rows: [before, out], continues: false };
     driver::run(
-        a,
+        Left::packed(a),
         b,
         output,
-        #[inline(always)]
-        |_, first_col, [before, out]: [&mut [f32]; 2]| {
-            for (before, bias) in before.iter_mut().zip(&bias[first_col..]) {
-                *before += bias;
-            }
-            form.write(before, out);
-        },
+        Some(
+            #[inline(always)]
+            |_, first_col, [before, out]: [&mut [f32]; 2]| {
+                for (before, bias) in before.iter_mut().zip(&bias[first_col..]) {
+                    *before += bias;
+                }
+                form.write(before, out);
+            },
+        ),
     );
 }
 
@@ -191,16 +196,19 @@ pub fn multiply_then(
 ) {
     let out = Output { rows: [out], continues: false };
     driver::run(
-        a,
+        Left::packed(a),
         b,
         out,
-        #[inline(always)]
-        |row, first_col, [values]: [&mut [f32]; 1]| finish(row, first_col, values),
+        Some(
+            #[inline(always)]
+            |row, first_col, [values]: [&mut [f32]; 1]| finish(row, first_col, values),
+        ),
     );
 }
 
 /// Returns the nearest bf16 (ties to even) as f32; a NaN stays one.
 #[must_use]
+#[inline(always)]
 pub fn round_to_bf16(value: f32) -> f32 {
     f32::from_bits(pack::bf16_in_upper_half(value))
 }

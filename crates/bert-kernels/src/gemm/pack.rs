@@ -58,6 +58,19 @@ impl<'a> Matrix<'a> {
     pub fn transposed(self) -> Self {
         Self { rows: self.cols, cols: self.rows, transposed: !self.transposed, ..self }
     }
+
+    pub(super) fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    pub(super) fn is_transposed(&self) -> bool {
+        self.transposed
+    }
+
+    /// Returns the values and the distance of neighbours that do not follow each other in memory.
+    pub(super) fn memory(&self) -> (&'a [f32], usize) {
+        (self.values, self.stride)
+    }
 }
 
 /// The left operand of a product, `[rows, depth]`, packed.
@@ -171,6 +184,14 @@ impl Panels {
         &self.words[panel + first * self.width..panel + last * self.width]
     }
 
+    pub(super) fn cast(&self) -> Cast {
+        Cast::new(self.precision, self.kernel)
+    }
+
+    pub(super) fn all_words(&self) -> &[u32] {
+        &self.words[self.start..]
+    }
+
     fn pack(&mut self, view: &LaneView<'_>, in_parallel: bool) {
         self.lanes = view.lanes;
         self.depth = view.depth;
@@ -185,8 +206,8 @@ impl Panels {
         if panel_len == 0 {
             return;
         }
+        let (width, cast) = (self.width, self.cast());
         let words = &mut self.words[self.start..self.start + num_words];
-        let (width, cast) = (self.width, Cast::new(self.precision, self.kernel));
         let pack = |(group_idx, words): (usize, &mut [u32])| {
             let first_panel = group_idx * GROUP_PANELS;
             match width {
@@ -229,7 +250,7 @@ impl<'a> LaneView<'a> {
 
 /// How values become words.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Cast {
+pub(super) enum Cast {
     Keep,
     /// To the nearest bf16, kept in f32.
     Round,
@@ -347,6 +368,27 @@ pub(super) fn bf16_in_upper_half(value: f32) -> u32 {
     let bits = value.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
     if value.is_nan() { bits & 0xffff_0000 | 0x0040_0000 } else { rounded }
+}
+
+/// Returns `matrix`, which is not transposed, with its values rounded to bf16, from `memory`.
+pub(super) fn round_rows<'m>(matrix: Matrix<'_>, memory: &'m mut Vec<f32>) -> Matrix<'m> {
+    let (rows, cols) = matrix.shape();
+    if memory.len() < rows * cols {
+        memory.resize(rows * cols, 0.0);
+    }
+    let memory = &mut memory[..rows * cols];
+    widest(
+        #[inline(always)]
+        || {
+            let places = memory.chunks_exact_mut(cols.max(1)).zip(matrix.values.chunks(matrix.stride.max(1)));
+            for (out, values) in places {
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out = f32::from_bits(bf16_in_upper_half(*value));
+                }
+            }
+        },
+    );
+    Matrix::new(memory, rows, cols)
 }
 
 /// Fills a few neighbouring panels of `W` lanes.
