@@ -9,7 +9,7 @@
 mod logits;
 mod words;
 
-use crate::gemm::{Matrix, PackedB, Precision};
+use crate::gemm::{self, LeftScratch, Matrix, PackedA, PackedB, Precision};
 use crate::slices::add_assign;
 use logits::{Logits, Losses};
 use rayon::prelude::*;
@@ -99,22 +99,6 @@ impl MlmHead {
         self.table.extend_from_slice(table);
     }
 
-    /// Writes the logits.
-    ///
-    /// # Shapes
-    ///
-    /// - hidden: `[num_masked, hidden_size]`; bias: `[vocab_size]`; logits: `[num_masked, vocab_size]`
-    ///
-    /// # Panics
-    ///
-    /// If the lengths do not fit, or no table is packed.
-    pub fn logits(&mut self, hidden: &[f32], bias: &[f32], logits: &mut [f32]) {
-        assert!(self.hidden_size > 0, "the table must be packed before it is used");
-        assert_eq!(bias.len(), self.vocab_size, "one bias per word");
-        self.left.pack(Matrix::new(hidden, hidden.len() / self.hidden_size, self.hidden_size));
-        gemm::multiply_bias(&self.left, &self.decoder, bias, logits);
-    }
-
     /// Returns loss and right answers.
     ///
     /// # Shapes
@@ -149,6 +133,25 @@ impl MlmHead {
         self.with_own_table(bias, |head, table| {
             head.train_with(table, hidden, bias, labels, scale, gradients)
         })
+    }
+
+    /// Writes the logits with a table that is read where it lies.
+    ///
+    /// # Shapes
+    ///
+    /// - table: `[vocab_size, hidden_size]`; hidden: `[num_masked, hidden_size]`; bias: `[vocab_size]`
+    /// - logits: `[num_masked, vocab_size]`
+    ///
+    /// # Panics
+    ///
+    /// If the lengths do not fit.
+    pub fn logits_with(&mut self, table: &[f32], hidden: &[f32], bias: &[f32], logits: &mut [f32]) {
+        let hidden_size = table.len() / bias.len();
+        let mut left = LeftScratch::new(PackedA::new(self.precision));
+        let mut right = PackedB::new(self.precision);
+        right.pack(Matrix::new(table, bias.len(), hidden_size).transposed());
+        let hidden = left.operand(Matrix::new(hidden, hidden.len() / hidden_size, hidden_size));
+        gemm::multiply_bias(hidden, &right, bias, logits);
     }
 
     /// Does [`Self::evaluate`] with a table that is read where it lies.

@@ -61,7 +61,11 @@ pub(crate) trait BertOps: Backend {
         output: FloatTensor<Self>,
         call: LayerCall,
     ) -> FloatTensor<Self>;
-    fn pretrain_heads(states: FloatTensor<Self>, call: HeadsCall) -> FloatTensor<Self>;
+    fn pretrain_heads(
+        states: FloatTensor<Self>,
+        word_table: FloatTensor<Self>,
+        call: HeadsCall,
+    ) -> FloatTensor<Self>;
     fn gradient_root(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
@@ -98,8 +102,13 @@ macro_rules! forward_on_slices {
                 output
             }
 
-            fn pretrain_heads(states: FloatTensor<Self>, call: HeadsCall) -> FloatTensor<Self> {
-                pretrain_heads::forward::<Self>(&Self::contiguous(states), &call)
+            fn pretrain_heads(
+                states: FloatTensor<Self>,
+                word_table: FloatTensor<Self>,
+                call: HeadsCall,
+            ) -> FloatTensor<Self> {
+                let (states, word_table) = (Self::contiguous(states), Self::contiguous(word_table));
+                pretrain_heads::forward::<Self>(&states, &word_table, &call)
             }
 
             fn gradient_root(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -170,16 +179,24 @@ impl<B: Raw + BertOps, C: CheckpointStrategy> BertOps for Autodiff<B, C> {
         }
     }
 
-    fn pretrain_heads(states: FloatTensor<Self>, call: HeadsCall) -> FloatTensor<Self> {
+    fn pretrain_heads(
+        states: FloatTensor<Self>,
+        word_table: FloatTensor<Self>,
+        call: HeadsCall,
+    ) -> FloatTensor<Self> {
         let nodes = [states.node()];
         let states = B::contiguous(states.into_primitive());
+        let word_table = B::contiguous(word_table.into_primitive());
         let backward = pretrain_heads::PretrainHeadsBackward;
         match Backward::<B, 1>::prepare::<C>(backward, nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let (loss, gradient) = pretrain_heads::forward_with_gradient::<B>(&states, &call);
+                let (loss, gradient) =
+                    pretrain_heads::forward_with_gradient::<B>(&states, &word_table, &call);
                 prep.finish(gradient, loss)
             }
-            OpsKind::UnTracked(prep) => prep.finish(pretrain_heads::forward::<B>(&states, &call)),
+            OpsKind::UnTracked(prep) => {
+                prep.finish(pretrain_heads::forward::<B>(&states, &word_table, &call))
+            }
         }
     }
 
@@ -241,10 +258,11 @@ pub(crate) fn encoder_layer(input: Tensor<2>, weights: [Tensor<2>; 6], call: Lay
 ///
 /// # Shapes
 ///
-/// - states: `[num_tokens, hidden]`
+/// - states: `[num_tokens, hidden]`; word_table: `[vocab, hidden]`
 /// - output: `[1]`
-pub(crate) fn pretrain_heads(states: Tensor<2>, call: HeadsCall) -> Tensor<1> {
-    Tensor::from_dispatch(<Dispatch as BertOps>::pretrain_heads(states.into_dispatch(), call))
+pub(crate) fn pretrain_heads(states: Tensor<2>, word_table: Tensor<2>, call: HeadsCall) -> Tensor<1> {
+    let (states, word_table) = (states.into_dispatch(), word_table.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as BertOps>::pretrain_heads(states, word_table, call))
 }
 
 /// A scalar whose backward pass enters the graph of `output` with `gradient`.

@@ -72,28 +72,18 @@ impl PretrainModel {
     fn build(
         config: &ModelConfig,
         compute: Compute,
-        mut values: impl FnMut(&BucketLayout, usize) -> Vec<f32>,
+        values: impl FnMut(&BucketLayout, usize) -> Vec<f32>,
     ) -> Result<Self, ModelError> {
         config.validate()?;
         let layout = ParameterLayout::new(config);
         let fused = (compute.form == StageForm::Fused).then(|| FusedLast::new(config, compute));
-        let mut load_last = |bucket: &BucketLayout, values: &[f32], device: &burn::tensor::Device| {
+        let load_last = |bucket: &BucketLayout, values: &[f32], device: &burn::tensor::Device| {
             if let Some(fused) = &fused {
                 fused.lock().pack(values, config.vocab_size);
             }
             Heads::load(config, bucket, values, device)
         };
-        let (embeddings_idx, table_len) = (layout.embeddings_idx(), config.vocab_size * config.hidden_size);
-        let values = |bucket: &BucketLayout, bucket_idx: usize| {
-            let values = values(bucket, bucket_idx);
-            if let (Some(fused), Some(table)) = (&fused, values.get(..table_len))
-                && bucket_idx == embeddings_idx
-            {
-                fused.lock().pack_word_table(table);
-            }
-            values
-        };
-        let stages = Stages::build(config, layout, compute, values, &mut load_last)?;
+        let stages = Stages::build(config, layout, compute, values, load_last)?;
         Ok(Self { config: config.clone(), stages, fused })
     }
 
@@ -123,11 +113,8 @@ impl PretrainModel {
     /// If there is no such bucket or `values` is not as long as the bucket.
     pub fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]) {
         self.stages.write_bucket(bucket_idx, values);
-        let Some(fused) = &self.fused else { return };
-        if bucket_idx == self.layout().heads_idx() {
+        if let Some(fused) = self.fused.as_ref().filter(|_| bucket_idx == self.layout().heads_idx()) {
             fused.lock().pack(values, self.config.vocab_size);
-        } else if bucket_idx == self.layout().embeddings_idx() {
-            fused.lock().pack_word_table(&values[..self.config.vocab_size * self.config.hidden_size]);
         }
     }
 
@@ -171,7 +158,9 @@ impl PretrainModel {
         let (rows, states) = self.encode(batch);
         let heads_batch = heads_batch(batch, &rows);
         if let Some(fused) = &self.fused {
-            return Ok(raw::with_values(states, |states| fused.lock().evaluate(states, &heads_batch)));
+            return Ok(self.with_word_table(states, |states, table| {
+                fused.lock().evaluate(states, table, &heads_batch)
+            }));
         }
         let HeadsOutput { mlm, nsp } = self.logits(states, &heads_batch);
         let mlm =
@@ -196,7 +185,9 @@ impl PretrainModel {
         let (rows, states) = self.encode(batch);
         let heads_batch = heads_batch(batch, &rows);
         if let Some(fused) = &self.fused {
-            return Ok(raw::with_values(states, |states| fused.lock().masked_logits(states, &heads_batch)));
+            return Ok(self.with_word_table(states, |states, table| {
+                fused.lock().masked_logits(states, table, &heads_batch)
+            }));
         }
         let logits = self.logits(states, &heads_batch).mlm;
         Ok(logits.map(|logits| raw::with_values(logits, <[f32]>::to_vec)).unwrap_or_default())
@@ -236,6 +227,12 @@ impl PretrainModel {
         (rows, states)
     }
 
+    /// Lends states and word table as slices.
+    fn with_word_table<R>(&self, states: Tensor<2>, read: impl FnOnce(&[f32], &[f32]) -> R) -> R {
+        let word_table = self.stages.embeddings.word_table();
+        raw::with_values(states, |states| raw::with_values(word_table, |table| read(states, table)))
+    }
+
     fn logits(&self, states: Tensor<2>, batch: &HeadsBatch) -> HeadsOutput {
         let word_table = self.stages.embeddings.valid().word_table();
         self.stages.last.valid().forward(states, word_table, batch)
@@ -263,7 +260,8 @@ impl PretrainModel {
             losses: Arc::default(),
         };
         let losses = call.losses.clone();
-        let loss = ops::pretrain_heads(states.clone(), call);
+        let word_table = self.stages.embeddings.word_table();
+        let loss = ops::pretrain_heads(states.clone(), word_table, call);
         sink.forward_done();
         let states = Some(take_gradient(&states, &mut loss.backward()));
         let (bucket, embeddings) = (fused.gradients.take(), embeddings.take());

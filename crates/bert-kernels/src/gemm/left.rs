@@ -8,7 +8,7 @@ use crate::simd::tile::{Kernel, LeftPanel, words_of};
 
 /// A left operand, `[rows, depth]`, ready to be multiplied.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Left<'a> {
+pub struct Left<'a> {
     pub(super) kernel: Kernel,
     words: &'a [u32],
     pub(super) rows: usize,
@@ -21,14 +21,31 @@ pub(crate) struct Left<'a> {
 
 /// Memory for what cannot be read where it lies.
 #[derive(Clone, Debug)]
-pub(crate) struct LeftScratch {
+pub struct LeftScratch {
     packed: PackedA,
     rounded: Vec<f32>,
 }
 
 impl LeftScratch {
-    pub(crate) fn new(packed: PackedA) -> Self {
+    /// Returns a scratch for what a path cannot read where it lies; `packed` is its memory.
+    #[must_use]
+    pub fn new(packed: PackedA) -> Self {
         Self { packed, rounded: Vec::new() }
+    }
+
+    /// Returns `matrix` as a left operand: where it lies if its rows are operands already, or else from the scratch.
+    ///
+    /// Transposes are packed: steps along their depth are whole rows apart, often a power of two, so that few of them
+    /// would stay in a cache.
+    pub fn operand<'a>(&'a mut self, matrix: Matrix<'a>) -> Left<'a> {
+        let cast = self.packed.0.cast();
+        if matrix.is_transposed() || cast == Cast::Pair {
+            self.packed.pack(matrix);
+            return Left::packed(&self.packed);
+        }
+        let kernel = self.packed.0.kernel;
+        let matrix = if cast == Cast::Round { round_rows(matrix, &mut self.rounded) } else { matrix };
+        Left::in_place(kernel, matrix)
     }
 
     /// Returns `matrix` as a left operand: where it lies if its values are operands already (see [`Self::rounds`]), or
@@ -51,6 +68,12 @@ impl LeftScratch {
     /// Returns whether operands are rounded values in f32: who computes one may round it on the way.
     pub(crate) fn rounds(&self) -> bool {
         self.packed.0.cast() == Cast::Round
+    }
+}
+
+impl<'a> From<&'a PackedA> for Left<'a> {
+    fn from(packed: &'a PackedA) -> Self {
+        Self::packed(packed)
     }
 }
 

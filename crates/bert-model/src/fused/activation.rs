@@ -2,7 +2,7 @@
 
 use bert_kernels::{
     gelu::{self, GeluForm},
-    gemm::{self, PackedA, PackedB},
+    gemm::{self, Left, PackedB},
 };
 
 use crate::config::HiddenAct;
@@ -32,7 +32,7 @@ impl Activation {
     /// - a: `[rows, depth]`; b: `[depth, cols]`; bias: `[cols]`; before, out: `[rows, cols]`
     pub(crate) fn multiply(
         self,
-        a: &PackedA,
+        a: Left<'_>,
         b: &PackedB,
         bias: &[f32],
         before: &mut [f32],
@@ -64,7 +64,7 @@ impl Activation {
     /// # Shapes
     ///
     /// - a: `[rows, depth]`; b: `[depth, cols]`; before, gradient: `[rows, cols]`
-    pub(crate) fn multiply_backward(self, a: &PackedA, b: &PackedB, before: &[f32], gradient: &mut [f32]) {
+    pub(crate) fn multiply_backward(self, a: Left<'_>, b: &PackedB, before: &[f32], gradient: &mut [f32]) {
         let num_cols = b.cols();
         gemm::multiply_then(
             a,

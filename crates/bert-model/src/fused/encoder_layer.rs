@@ -11,7 +11,7 @@ mod packed;
 use bert_kernels::{
     attention::Attention,
     dropout::Dropout,
-    gemm::{PackedA, PackedB, Precision},
+    gemm::{LeftScratch, PackedA, PackedB, Precision},
     residual::ResidualNorm,
 };
 
@@ -85,7 +85,7 @@ struct SavedNorm {
 #[derive(Debug)]
 pub(crate) struct LayerWorkspace {
     precision: Precision,
-    left: PackedA,
+    left: LeftScratch,
     right: PackedB,
     /// Gradients: of the output of the first half, of what a residual was added to, of the context, of queries, keys
     /// and values, of the wide inner states.
@@ -164,7 +164,7 @@ impl LayerWorkspace {
     pub(crate) fn new(precision: Precision) -> Self {
         Self {
             precision,
-            left: PackedA::new(precision),
+            left: LeftScratch::new(PackedA::new(precision)),
             right: PackedB::new(precision),
             grad_attended: Vec::new(),
             grad_branch: Vec::new(),

@@ -1,12 +1,13 @@
 //! The heads as a whole: masked language model and next sentence prediction, with losses and gradients in one pass.
 //!
-//! Owns the parameters in packed form, the word table among them, and all memory in between.
+//! Owns the parameters in packed form, and all memory in between. The word table, which is the decoder, is read where
+//! it lies.
 
 mod mlm;
 mod nsp;
 
 use bert_kernels::{
-    gemm::{Matrix, PackedA, PackedB, Precision},
+    gemm::{LeftScratch, Matrix, PackedA, PackedB, Precision},
     mlm_head::MlmHead,
 };
 
@@ -54,7 +55,7 @@ pub(crate) struct FusedHeads {
     seq_relationship: PackedLinear,
     seq_relationship_back: PackedB,
     decoder: MlmHead,
-    left: PackedA,
+    left: LeftScratch,
     right: PackedB,
     mlm: mlm::Buffers,
     nsp: nsp::Buffers,
@@ -78,7 +79,7 @@ impl FusedHeads {
             seq_relationship: sentence_map(),
             seq_relationship_back: PackedB::new(Precision::F32),
             decoder: MlmHead::new(precision),
-            left: PackedA::new(precision),
+            left: LeftScratch::new(PackedA::new(precision)),
             right: PackedB::new(precision),
             mlm: mlm::Buffers::default(),
             nsp: nsp::Buffers::default(),
@@ -105,40 +106,28 @@ impl FusedHeads {
         self.decoder_bias.extend_from_slice(decoder_bias);
     }
 
-    /// Packs the word table.
-    ///
-    /// # Shapes
-    ///
-    /// - table: `[vocab, hidden]`
-    pub(crate) fn pack_word_table(&mut self, table: &[f32]) {
-        self.decoder.pack_table(table, table.len() / self.hidden, self.hidden);
-    }
-
-    /// Number of values of the packed word table.
-    pub(crate) fn word_table_len(&self) -> usize {
-        self.decoder_bias.len() * self.hidden
-    }
-
     /// Computes losses, right answers and the gradients of `scale.mlm · Σ mlm loss + scale.nsp · Σ nsp loss`.
     ///
     /// # Shapes
     ///
-    /// - states: `[num_tokens, hidden]`
+    /// - states: `[num_tokens, hidden]`; word_table: `[vocab, hidden]`
     pub(crate) fn train(
         &mut self,
         states: &[f32],
+        word_table: &[f32],
         batch: &HeadsBatch,
         scale: LossScale,
         gradients: HeadsGradients<'_>,
     ) -> BatchLosses {
-        let HeadsGradients { hidden, bucket, word_table } = gradients;
+        let HeadsGradients { hidden, bucket, word_table: grad_table } = gradients;
         let lens = parameter_lens(self.hidden, self.decoder_bias.len());
         let [pooler, pooler_bias, decoder_bias, transform, transform_bias, gamma, beta, seq, seq_bias] =
             split_mut(bucket, lens);
         hidden.fill(0.0);
-        let mlm = mlm::Gradients { transform, transform_bias, gamma, beta, decoder_bias, word_table };
+        let mlm =
+            mlm::Gradients { transform, transform_bias, gamma, beta, decoder_bias, word_table: grad_table };
         let nsp = nsp::Gradients { pooler, pooler_bias, seq, seq_bias };
-        let mlm = self.train_mlm(states, batch, scale.mlm, hidden, mlm);
+        let mlm = self.train_mlm((states, word_table), batch, scale.mlm, hidden, mlm);
         let nsp = self.train_nsp(states, batch, scale.nsp, hidden, nsp);
         BatchLosses::new(batch.masked.len(), batch.nsp_labels.len(), mlm, nsp)
     }
@@ -147,9 +136,9 @@ impl FusedHeads {
     ///
     /// # Shapes
     ///
-    /// - states: `[num_tokens, hidden]`
-    pub(crate) fn evaluate(&mut self, states: &[f32], batch: &HeadsBatch) -> BatchLosses {
-        let mlm = self.evaluate_mlm(states, batch);
+    /// - states: `[num_tokens, hidden]`; word_table: `[vocab, hidden]`
+    pub(crate) fn evaluate(&mut self, states: &[f32], word_table: &[f32], batch: &HeadsBatch) -> BatchLosses {
+        let mlm = self.evaluate_mlm(states, word_table, batch);
         let nsp = self.evaluate_nsp(states, batch);
         BatchLosses::new(batch.masked.len(), batch.nsp_labels.len(), mlm, nsp)
     }

@@ -44,22 +44,23 @@ pub(crate) struct HeadsCall {
 ///
 /// # Shapes
 ///
-/// - states, gradient: `[num_tokens, hidden]`
+/// - states, gradient: `[num_tokens, hidden]`; word_table: `[vocab, hidden]`
 /// - loss: `[1]`
 pub(super) fn forward_with_gradient<B: Raw>(
     states: &FloatTensor<B>,
+    word_table: &FloatTensor<B>,
     call: &HeadsCall,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let values = B::values(states);
+    let (values, word_table) = (B::values(states), B::values(word_table));
     let mut grad_states = vec![0.0; values.len()];
     let mut heads = lock(&call.heads);
     let mut embedding_gradients = call.embedding_gradients.lock();
     let gradients = HeadsGradients {
         hidden: &mut grad_states,
         bucket: &mut call.gradients.lock(),
-        word_table: &mut embedding_gradients[..heads.word_table_len()],
+        word_table: &mut embedding_gradients[..word_table.len()],
     };
-    let losses = heads.train(values, &call.batch, call.scale, gradients);
+    let losses = heads.train(values, word_table, &call.batch, call.scale, gradients);
     (scaled::<B>(losses, call), B::from_values(grad_states, states.shape()))
 }
 
@@ -67,10 +68,14 @@ pub(super) fn forward_with_gradient<B: Raw>(
 ///
 /// # Shapes
 ///
-/// - states: `[num_tokens, hidden]`
+/// - states: `[num_tokens, hidden]`; word_table: `[vocab, hidden]`
 /// - output: `[1]`
-pub(super) fn forward<B: Raw>(states: &FloatTensor<B>, call: &HeadsCall) -> FloatTensor<B> {
-    let losses = lock(&call.heads).evaluate(B::values(states), &call.batch);
+pub(super) fn forward<B: Raw>(
+    states: &FloatTensor<B>,
+    word_table: &FloatTensor<B>,
+    call: &HeadsCall,
+) -> FloatTensor<B> {
+    let losses = lock(&call.heads).evaluate(B::values(states), B::values(word_table), &call.batch);
     scaled::<B>(losses, call)
 }
 

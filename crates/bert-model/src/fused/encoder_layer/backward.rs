@@ -62,24 +62,24 @@ impl LayerPass<'_> {
         );
 
         let grad_branch = Matrix::new(grad_branch, num_tokens, hidden);
-        left.pack(grad_branch.transposed());
+        let operand = left.operand(grad_branch.transposed());
         let inner = fit(inner, num_tokens * num_inner);
         shape.activation.forward(&saved.before, inner);
         right.pack(Matrix::new(inner, num_tokens, num_inner));
-        gemm::multiply(left, right, weight);
-        left.pack(grad_branch);
+        gemm::multiply(operand, right, weight);
+        let operand = left.operand(grad_branch);
         let grad_inner = fit(grad_inner, num_tokens * num_inner);
         right.pack(Matrix::new(weights.output, hidden, num_inner));
-        shape.activation.multiply_backward(left, right, &saved.before, grad_inner);
+        shape.activation.multiply_backward(operand, right, &saved.before, grad_inner);
 
         slices::sum_columns(grad_inner, inner_bias);
         let grad_inner = Matrix::new(grad_inner, num_tokens, num_inner);
-        left.pack(grad_inner.transposed());
+        let operand = left.operand(grad_inner.transposed());
         right.pack(Matrix::new(&saved.attended, num_tokens, hidden));
-        gemm::multiply(left, right, inner_weight);
-        left.pack(grad_inner);
+        gemm::multiply(operand, right, inner_weight);
+        let operand = left.operand(grad_inner);
         right.pack(Matrix::new(weights.intermediate, num_inner, hidden));
-        gemm::multiply_add(left, right, grad_attended);
+        gemm::multiply_add(operand, right, grad_attended);
     }
 
     fn attention_backward(
@@ -110,13 +110,13 @@ impl LayerPass<'_> {
         );
 
         let grad_branch = Matrix::new(grad_branch, num_tokens, hidden);
-        left.pack(grad_branch.transposed());
+        let operand = left.operand(grad_branch.transposed());
         right.pack(Matrix::new(&saved.context, num_tokens, hidden));
-        gemm::multiply(left, right, weight);
-        left.pack(grad_branch);
+        gemm::multiply(operand, right, weight);
+        let operand = left.operand(grad_branch);
         let grad_context = fit(grad_context, num_tokens * hidden);
         right.pack(Matrix::new(weights.attention_output, hidden, hidden));
-        gemm::multiply(left, right, grad_context);
+        gemm::multiply(operand, right, grad_context);
 
         let grad_qkv = fit(grad_qkv, 3 * num_tokens * hidden);
         let SavedLayer { qkv: states, context, softmax, .. } = saved;
@@ -127,13 +127,13 @@ impl LayerPass<'_> {
         });
         right.pack(Matrix::new(input, num_tokens, hidden));
         for (part, weight) in parts.into_iter().zip([query, key, value]) {
-            left.pack(part.transposed());
-            gemm::multiply(left, right, weight);
+            let operand = left.operand(part.transposed());
+            gemm::multiply(operand, right, weight);
         }
         for (part, weight) in parts.into_iter().zip(weights.qkv) {
-            left.pack(part);
+            let operand = left.operand(part);
             right.pack(Matrix::new(weight, hidden, hidden));
-            gemm::multiply_add(left, right, grad_input);
+            gemm::multiply_add(operand, right, grad_input);
         }
         sum_parts(grad_qkv, [query_bias, key_bias, value_bias]);
     }

@@ -29,21 +29,21 @@ impl LayerPass<'_> {
         let LayerWorkspace { left, inner, .. } = workspace;
         let SavedLayer { qkv, softmax, context, attention_norm, attended, before, output_norm } = saved;
 
-        left.pack(Matrix::new(input, num_tokens, hidden));
-        gemm::multiply_bias(left, &qkv_map.weight, &qkv_map.bias, fit(qkv, 3 * num_tokens * hidden));
+        let operand = left.operand(Matrix::new(input, num_tokens, hidden));
+        gemm::multiply_bias(operand, &qkv_map.weight, &qkv_map.bias, fit(qkv, 3 * num_tokens * hidden));
         let context = fit(context, num_tokens * hidden);
         attention::forward(self.attention(), qkv, context, fit(softmax, num_tokens * shape.num_heads * 2));
 
-        left.pack(Matrix::new(context, num_tokens, hidden));
-        gemm::multiply(left, &attention_output.weight, attention_norm.fit(num_tokens, hidden));
+        let operand = left.operand(Matrix::new(context, num_tokens, hidden));
+        gemm::multiply(operand, &attention_output.weight, attention_norm.fit(num_tokens, hidden));
         attention_norm.forward(self.attention_norm(), input, fit(attended, num_tokens * hidden));
 
-        left.pack(Matrix::new(attended, num_tokens, hidden));
+        let operand = left.operand(Matrix::new(attended, num_tokens, hidden));
         let (before, inner) = (fit(before, num_inner), fit(inner, num_inner));
-        shape.activation.multiply(left, &intermediate.weight, &intermediate.bias, before, inner);
+        shape.activation.multiply(operand, &intermediate.weight, &intermediate.bias, before, inner);
 
-        left.pack(Matrix::new(inner, num_tokens, shape.intermediate));
-        gemm::multiply(left, &output_map.weight, output_norm.fit(num_tokens, hidden));
+        let operand = left.operand(Matrix::new(inner, num_tokens, shape.intermediate));
+        gemm::multiply(operand, &output_map.weight, output_norm.fit(num_tokens, hidden));
         output_norm.forward(self.output_norm(), attended, output);
     }
 }

@@ -32,7 +32,7 @@ pub(super) struct Gradients<'a> {
 impl FusedHeads {
     pub(super) fn train_mlm(
         &mut self,
-        states: &[f32],
+        (states, table): (&[f32], &[f32]),
         batch: &HeadsBatch,
         scale: f32,
         grad_states: &mut [f32],
@@ -51,29 +51,31 @@ impl FusedHeads {
             &mut self.mlm;
         let grad_normalised = fit(grad_normalised, normalised.len());
         let targets = MlmGradients { hidden: grad_normalised, table: word_table, bias: decoder_bias };
-        let loss = self.decoder.train(normalised, &self.decoder_bias, &batch.mlm_labels, scale, targets);
+        let loss =
+            self.decoder.train_with(table, normalised, &self.decoder_bias, &batch.mlm_labels, scale, targets);
 
         let grad_inner = fit(grad_inner, inner.len());
         let norm_gamma = &self.norm.gamma;
         layer_norm::backward(grad_normalised, inner, norm_gamma, mean, rstd, grad_inner, gamma, beta);
         self.activation.backward(before, grad_inner);
         slices::sum_columns(grad_inner, transform_bias);
-        self.left.pack(rows(grad_inner, self.hidden).transposed());
+        let operand = self.left.operand(rows(grad_inner, self.hidden).transposed());
         self.right.pack(rows(states, self.hidden));
-        gemm::multiply(&self.left, &self.right, transform);
-        self.left.pack(rows(grad_inner, self.hidden));
+        gemm::multiply(operand, &self.right, transform);
+        let operand = self.left.operand(rows(grad_inner, self.hidden));
         let grad_gathered = grad_normalised; // not needed any more
-        gemm::multiply(&self.left, &self.transform_back, grad_gathered);
+        gemm::multiply(operand, &self.transform_back, grad_gathered);
         scatter_add(grad_gathered, &batch.masked, self.hidden, grad_states);
         CrossEntropy { loss_sum: loss.loss_sum, num_correct: loss.num_correct }
     }
 
-    pub(super) fn evaluate_mlm(&mut self, states: &[f32], batch: &HeadsBatch) -> CrossEntropy {
+    pub(super) fn evaluate_mlm(&mut self, states: &[f32], table: &[f32], batch: &HeadsBatch) -> CrossEntropy {
         if batch.masked.is_empty() {
             return CrossEntropy::default();
         }
         self.transform(states, batch);
-        let loss = self.decoder.evaluate(&self.mlm.normalised, &self.decoder_bias, &batch.mlm_labels);
+        let loss =
+            self.decoder.evaluate_with(table, &self.mlm.normalised, &self.decoder_bias, &batch.mlm_labels);
         CrossEntropy { loss_sum: loss.loss_sum, num_correct: loss.num_correct }
     }
 
@@ -81,15 +83,20 @@ impl FusedHeads {
     ///
     /// # Shapes
     ///
-    /// - states: `[num_tokens, hidden]`
+    /// - states: `[num_tokens, hidden]`; word_table: `[vocab, hidden]`
     /// - output: `[num_masked, vocab]`
-    pub(crate) fn masked_logits(&mut self, states: &[f32], batch: &HeadsBatch) -> Vec<f32> {
+    pub(crate) fn masked_logits(
+        &mut self,
+        states: &[f32],
+        word_table: &[f32],
+        batch: &HeadsBatch,
+    ) -> Vec<f32> {
         if batch.masked.is_empty() {
             return Vec::new();
         }
         self.transform(states, batch);
         let mut logits = vec![0.0; batch.masked.len() * self.decoder_bias.len()];
-        self.decoder.logits(&self.mlm.normalised, &self.decoder_bias, &mut logits);
+        self.decoder.logits_with(word_table, &self.mlm.normalised, &self.decoder_bias, &mut logits);
         logits
     }
 
@@ -98,9 +105,9 @@ impl FusedHeads {
         let buffers = &mut self.mlm;
         gather(states, &batch.masked, self.hidden, &mut buffers.states);
         let (num_masked, len) = (batch.masked.len(), buffers.states.len());
-        self.left.pack(rows(&buffers.states, self.hidden));
+        let operand = self.left.operand(rows(&buffers.states, self.hidden));
         let (before, inner) = (fit(&mut buffers.before, len), fit(&mut buffers.inner, len));
-        self.activation.multiply(&self.left, &self.transform.weight, &self.transform.bias, before, inner);
+        self.activation.multiply(operand, &self.transform.weight, &self.transform.bias, before, inner);
         layer_norm::forward(
             inner,
             &self.norm.gamma,

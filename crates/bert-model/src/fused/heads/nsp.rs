@@ -1,7 +1,7 @@
 //! Next sentence prediction: the pooler, `tanh(W h + b)` of the first token of each row, and a linear map to two classes.
 
 use bert_kernels::{
-    gemm::{self, PackedA, PackedB, Precision},
+    gemm::{self, LeftScratch, PackedA, PackedB, Precision},
     slices,
 };
 
@@ -14,7 +14,7 @@ use crate::{
 /// Memory of the pass, `[num_rows, hidden]` but for the logits, `[num_rows, 2]`.
 #[derive(Debug)]
 pub(super) struct Buffers {
-    left: PackedA,
+    left: LeftScratch,
     right: PackedB,
     states: Vec<f32>,
     pooled: Vec<f32>,
@@ -27,7 +27,7 @@ pub(super) struct Buffers {
 impl Default for Buffers {
     fn default() -> Self {
         Self {
-            left: PackedA::new(Precision::F32),
+            left: LeftScratch::new(PackedA::new(Precision::F32)),
             right: PackedB::new(Precision::F32),
             states: Vec::new(),
             pooled: Vec::new(),
@@ -77,22 +77,22 @@ impl FusedHeads {
         let figures = cross_entropy_with_gradient(logits, &batch.nsp_labels, scale, grad_logits);
 
         slices::sum_columns(grad_logits, seq_bias);
-        left.pack(rows(grad_logits, 2).transposed());
+        let operand = left.operand(rows(grad_logits, 2).transposed());
         right.pack(rows(pooled, self.hidden));
-        gemm::multiply(left, right, seq);
-        left.pack(rows(grad_logits, 2));
+        gemm::multiply(operand, right, seq);
+        let operand = left.operand(rows(grad_logits, 2));
         let grad_pooled = fit(grad_pooled, pooled.len());
-        gemm::multiply(left, &self.seq_relationship_back, grad_pooled);
+        gemm::multiply(operand, &self.seq_relationship_back, grad_pooled);
         // The derivative of tanh, from its value.
         grad_pooled.iter_mut().zip(&*pooled).for_each(|(gradient, tanh)| *gradient *= 1.0 - tanh * tanh);
 
         slices::sum_columns(grad_pooled, pooler_bias);
-        left.pack(rows(grad_pooled, self.hidden).transposed());
+        let operand = left.operand(rows(grad_pooled, self.hidden).transposed());
         right.pack(rows(states, self.hidden));
-        gemm::multiply(left, right, pooler);
-        left.pack(rows(grad_pooled, self.hidden));
+        gemm::multiply(operand, right, pooler);
+        let operand = left.operand(rows(grad_pooled, self.hidden));
         let grad_firsts = fit(grad_firsts, states.len());
-        gemm::multiply(left, &self.pooler_back, grad_firsts);
+        gemm::multiply(operand, &self.pooler_back, grad_firsts);
         scatter_add(grad_firsts, &batch.firsts, self.hidden, grad_states);
         figures
     }
@@ -114,9 +114,9 @@ impl FusedHeads {
     pub(crate) fn pooled(&mut self, states: &[f32], firsts: &[usize]) -> &[f32] {
         let Buffers { left, states: gathered, pooled, .. } = &mut self.nsp;
         gather(states, firsts, self.hidden, gathered);
-        left.pack(rows(gathered, self.hidden));
+        let operand = left.operand(rows(gathered, self.hidden));
         let pooled = fit(pooled, gathered.len());
-        gemm::multiply_bias(left, &self.pooler.weight, &self.pooler.bias, pooled);
+        gemm::multiply_bias(operand, &self.pooler.weight, &self.pooler.bias, pooled);
         pooled.iter_mut().for_each(|value| *value = value.tanh());
         pooled
     }
@@ -130,10 +130,10 @@ impl FusedHeads {
     pub(crate) fn relate(&mut self, states: &[f32], firsts: &[usize]) -> &[f32] {
         self.pooled(states, firsts);
         let Buffers { left, pooled, logits, .. } = &mut self.nsp;
-        left.pack(rows(pooled, self.hidden));
+        let operand = left.operand(rows(pooled, self.hidden));
         let seq = &self.seq_relationship;
         let logits = fit(logits, 2 * firsts.len());
-        gemm::multiply_bias(left, &seq.weight, &seq.bias, logits);
+        gemm::multiply_bias(operand, &seq.weight, &seq.bias, logits);
         logits
     }
 }
