@@ -7,7 +7,7 @@
 mod config;
 mod head;
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use bert_random::Key;
 use burn::{Tensor, module::Module};
@@ -113,6 +113,15 @@ impl ClassifyModel {
     /// If there is no such bucket or `out` is not as long as the bucket.
     pub fn read_bucket(&self, bucket_idx: usize, out: &mut [f32]) {
         self.stages.read_bucket(bucket_idx, out);
+    }
+
+    /// Copies a range of a bucket, counted in layout order, to `out`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such range or `out` is not as long as it.
+    pub fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]) {
+        self.stages.read_range(bucket_idx, range, out);
     }
 
     /// Replaces the parameters of a bucket, in layout order.

@@ -3,7 +3,10 @@
 //! Its last stage are the heads: the masked language model on the masked positions, and next sentence prediction. What is
 //! done with the gradients (sums over micro-batches and ranks, clipping, the update) is not known here.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard},
+};
 
 use bert_random::Key;
 use burn::{Tensor, module::Module};
@@ -104,6 +107,15 @@ impl PretrainModel {
     /// If there is no such bucket or `out` is not as long as the bucket.
     pub fn read_bucket(&self, bucket_idx: usize, out: &mut [f32]) {
         self.stages.read_bucket(bucket_idx, out);
+    }
+
+    /// Copies a range of a bucket, counted in layout order, to `out`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such range or `out` is not as long as it.
+    pub fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]) {
+        self.stages.read_range(bucket_idx, range, out);
     }
 
     /// Replaces the parameters of a bucket, in layout order.

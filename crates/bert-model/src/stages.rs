@@ -4,7 +4,10 @@
 //! gradient of its output and hands out the stage's gradients before the next one starts. What the last stage
 //! computes, and what a loss is, the models say: [`crate::PretrainModel`] and [`crate::ClassifyModel`].
 
-use std::sync::{Arc, Mutex};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex},
+};
 
 use bert_random::Key;
 use burn::{
@@ -125,10 +128,19 @@ impl<Last: Module> Stages<Last> {
     ///
     /// If there is no such bucket or `out` is not as long as the bucket.
     pub(crate) fn read_bucket(&self, bucket_idx: usize, out: &mut [f32]) {
+        self.read_range(bucket_idx, 0..self.layout.buckets[bucket_idx].num_elements, out);
+    }
+
+    /// Copies a range of a bucket to `out`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such range or `out` is not as long as it.
+    pub(crate) fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]) {
         match self.stage(bucket_idx) {
-            Stage::Last => parameters::read(&self.last, out),
-            Stage::Layer(layer_idx) => parameters::read(&self.layers[layer_idx], out),
-            Stage::Embeddings => parameters::read(&self.embeddings, out),
+            Stage::Last => parameters::read(&self.last, range, out),
+            Stage::Layer(layer_idx) => parameters::read(&self.layers[layer_idx], range, out),
+            Stage::Embeddings => parameters::read(&self.embeddings, range, out),
         }
     }
 

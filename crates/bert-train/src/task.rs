@@ -6,7 +6,7 @@
 pub mod classify;
 pub mod pretrain;
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use bert_coordinator::Coordinator;
 use bert_data::{BatchSource, DataError, MicroBatch, Tokenizer};
@@ -37,6 +37,9 @@ pub trait TaskModel: Send + Sync {
 
     /// Copies the parameters of a bucket to `out`, in layout order.
     fn read_bucket(&self, bucket_idx: usize, out: &mut [f32]);
+
+    /// Copies a range of a bucket, counted in layout order, to `out`.
+    fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]);
 
     /// Replaces the parameters of a bucket, in layout order.
     fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]);

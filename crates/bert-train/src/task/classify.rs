@@ -6,7 +6,7 @@
 mod evaluation;
 mod predictions;
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use bert_coordinator::Coordinator;
 use bert_data::{
@@ -300,6 +300,10 @@ impl TaskModel for ClassifyModel {
 
     fn read_bucket(&self, bucket_idx: usize, out: &mut [f32]) {
         self.read_bucket(bucket_idx, out);
+    }
+
+    fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]) {
+        self.read_range(bucket_idx, range, out);
     }
 
     fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]) {

@@ -2,7 +2,7 @@
 //!
 //! Owns the joining of pre-training data, model and held-out evaluation; their work is done elsewhere.
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use bert_coordinator::Coordinator;
 use bert_data::{DataError, MicroBatch, PretrainData, Tokenizer, describe_row};
@@ -127,6 +127,10 @@ impl TaskModel for PretrainModel {
 
     fn read_bucket(&self, bucket_idx: usize, out: &mut [f32]) {
         self.read_bucket(bucket_idx, out);
+    }
+
+    fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]) {
+        self.read_range(bucket_idx, range, out);
     }
 
     fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]) {
