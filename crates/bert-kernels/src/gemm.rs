@@ -12,7 +12,7 @@ mod pack;
 
 use driver::Output;
 pub(crate) use driver::{Region, compute, compute_then};
-pub(crate) use left::{Left, LeftScratch};
+pub use left::{Left, LeftScratch};
 pub use pack::{Matrix, PackedA, PackedB};
 
 use crate::gelu::GeluForm;
@@ -100,9 +100,9 @@ impl fmt::Display for Path {
 /// # Panics
 ///
 /// If the shapes do not fit or the operands were packed for different precisions.
-pub fn multiply(a: &PackedA, b: &PackedB, out: &mut [f32]) {
+pub fn multiply<'a>(a: impl Into<Left<'a>>, b: &PackedB, out: &mut [f32]) {
     let out = Output { rows: [out], continues: false };
-    driver::run(Left::packed(a), b, out, driver::NOTHING);
+    driver::run(a.into(), b, out, driver::NOTHING);
 }
 
 /// Adds `a * b` to `out`. The sums go on from what is there.
@@ -114,9 +114,9 @@ pub fn multiply(a: &PackedA, b: &PackedB, out: &mut [f32]) {
 /// # Panics
 ///
 /// As [`multiply`].
-pub fn multiply_add(a: &PackedA, b: &PackedB, out: &mut [f32]) {
+pub fn multiply_add<'a>(a: impl Into<Left<'a>>, b: &PackedB, out: &mut [f32]) {
     let out = Output { rows: [out], continues: true };
-    driver::run(Left::packed(a), b, out, driver::NOTHING);
+    driver::run(a.into(), b, out, driver::NOTHING);
 }
 
 /// Writes `a * b + bias` into `out`.
@@ -128,7 +128,7 @@ pub fn multiply_add(a: &PackedA, b: &PackedB, out: &mut [f32]) {
 /// # Panics
 ///
 /// As [`multiply`], or if there is not one bias per column.
-pub fn multiply_bias(a: &PackedA, b: &PackedB, bias: &[f32], out: &mut [f32]) {
+pub fn multiply_bias<'a>(a: impl Into<Left<'a>>, b: &PackedB, bias: &[f32], out: &mut [f32]) {
     assert_eq!(bias.len(), b.cols(), "a product needs one bias per column");
     multiply_then(
         a,
@@ -152,8 +152,8 @@ pub fn multiply_bias(a: &PackedA, b: &PackedB, bias: &[f32], out: &mut [f32]) {
 /// # Panics
 ///
 /// As [`multiply_bias`].
-pub fn multiply_bias_gelu(
-    a: &PackedA,
+pub fn multiply_bias_gelu<'a>(
+    a: impl Into<Left<'a>>,
     b: &PackedB,
     bias: &[f32],
     form: GeluForm,
@@ -163,7 +163,7 @@ pub fn multiply_bias_gelu(
     assert_eq!(bias.len(), b.cols(), "a product needs one bias per column");
     let output = Output { rows: [before, out], continues: false };
     driver::run(
-        Left::packed(a),
+        a.into(),
         b,
         output,
         Some(
@@ -188,15 +188,15 @@ pub fn multiply_bias_gelu(
 /// # Panics
 ///
 /// As [`multiply`].
-pub fn multiply_then(
-    a: &PackedA,
+pub fn multiply_then<'a>(
+    a: impl Into<Left<'a>>,
     b: &PackedB,
     out: &mut [f32],
     finish: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) {
     let out = Output { rows: [out], continues: false };
     driver::run(
-        Left::packed(a),
+        a.into(),
         b,
         out,
         Some(

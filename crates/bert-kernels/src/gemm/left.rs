@@ -4,11 +4,12 @@
 //! that f32 needs no packing when the matrix is used once or is in the cache already.
 
 use super::pack::{Cast, Matrix, PackedA, round_rows};
+use super::{Path, Precision};
 use crate::simd::tile::{Kernel, LeftPanel, words_of};
 
-/// A left operand, `[rows, depth]`, ready to be multiplied.
+/// A left operand, `[rows, depth]`, ready to be multiplied: a [`PackedA`], or what [`LeftScratch`] returns.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Left<'a> {
+pub struct Left<'a> {
     pub(super) kernel: Kernel,
     words: &'a [u32],
     pub(super) rows: usize,
@@ -19,21 +20,36 @@ pub(crate) struct Left<'a> {
     depth_stride: usize,
 }
 
-/// Memory for what cannot be read where it lies.
+/// Memory for a left operand that cannot be read where it lies.
+///
+/// Packing pays where an operand is used several times, or is a transpose whose rows are a multiple of 512 bytes apart:
+/// those fall into few sets of the first cache. So do rows of more than 1024 values. Otherwise this is faster.
 #[derive(Clone, Debug)]
-pub(crate) struct LeftScratch {
+pub struct LeftScratch {
     packed: PackedA,
     rounded: Vec<f32>,
 }
 
 impl LeftScratch {
-    pub(crate) fn new(packed: PackedA) -> Self {
-        Self { packed, rounded: Vec::new() }
+    /// Returns memory of no size; it grows with the first matrices and is kept.
+    #[must_use]
+    pub fn new(precision: Precision) -> Self {
+        Self::for_path(precision.path())
     }
 
-    /// Returns `matrix` as a left operand: where it lies if its values are operands already (see [`Self::rounds`]), or
-    /// else from the scratch, cast.
-    pub(crate) fn take<'a>(&'a mut self, matrix: Matrix<'a>, is_cast: bool) -> Left<'a> {
+    /// Returns the same for a path that need not be the fastest.
+    #[must_use]
+    pub fn for_path(path: Path) -> Self {
+        Self { packed: PackedA::for_path(path), rounded: Vec::new() }
+    }
+
+    /// Returns `matrix` as a left operand: where it lies if that is possible, or else a copy. `is_cast` says that its
+    /// values are operands already: where [`Self::rounds`] says so, somebody has rounded them.
+    ///
+    /// # Shapes
+    ///
+    /// - matrix: `[rows, depth]`
+    pub fn take<'a>(&'a mut self, matrix: Matrix<'a>, is_cast: bool) -> Left<'a> {
         let kernel = self.packed.0.kernel;
         match self.packed.0.cast() {
             Cast::Round if is_cast => Left::in_place(kernel, matrix),
@@ -43,19 +59,20 @@ impl LeftScratch {
             }
             Cast::Round | Cast::Pair => {
                 self.packed.pack_here(matrix);
-                Left::packed(&self.packed)
+                Left::from(&self.packed)
             }
         }
     }
 
     /// Returns whether operands are rounded values in f32: who computes one may round it on the way.
-    pub(crate) fn rounds(&self) -> bool {
+    #[must_use]
+    pub fn rounds(&self) -> bool {
         self.packed.0.cast() == Cast::Round
     }
 }
 
-impl<'a> Left<'a> {
-    pub(crate) fn packed(a: &'a PackedA) -> Self {
+impl<'a> From<&'a PackedA> for Left<'a> {
+    fn from(a: &'a PackedA) -> Self {
         let panels = &a.0;
         let width = panels.kernel.tile_rows();
         Self {
@@ -69,7 +86,9 @@ impl<'a> Left<'a> {
             depth_stride: width,
         }
     }
+}
 
+impl<'a> Left<'a> {
     fn in_place(kernel: Kernel, matrix: Matrix<'a>) -> Self {
         let (values, stride) = matrix.memory();
         let (lane_stride, depth_stride) = if matrix.is_transposed() { (1, stride) } else { (stride, 1) };
