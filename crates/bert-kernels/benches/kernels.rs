@@ -97,7 +97,7 @@ fn head(precision: Precision, peak: f64) {
     report("MLM head, forward and backward", 6 * num_masked * vocab_size * HIDDEN, peak, || {
         let (hidden_grad, table_grad, bias_grad) = (&mut gradients.0, &mut gradients.1, &mut gradients.2);
         let out = MlmGradients { hidden: hidden_grad, table: table_grad, bias: bias_grad };
-        black_box(head.train_with(&table, &hidden, &bias, &labels, 1e-3, out));
+        black_box(head.train(&table, &hidden, &bias, &labels, 1e-3, out));
     });
 }
 

@@ -9,7 +9,7 @@
 mod logits;
 mod words;
 
-use crate::gemm::{self, LeftScratch, Matrix, PackedA, PackedB, Precision};
+use crate::gemm::{self, LeftScratch, Matrix, PackedB, Precision};
 use crate::slices::add_assign;
 use logits::{Logits, Losses};
 use rayon::prelude::*;
@@ -22,9 +22,6 @@ const BLOCK_ROWS: usize = 256;
 #[derive(Clone, Debug)]
 pub struct MlmHead {
     precision: Precision,
-    /// What [`Self::pack_table`] was given: `[vocab_size, hidden_size]`.
-    table: Vec<f32>,
-    vocab_size: usize,
     /// `[hidden_size, num_masked]`
     hidden_turned: PackedB,
     /// `[num_masked, hidden_size]`
@@ -48,9 +45,9 @@ pub struct MlmLoss {
 pub struct MlmGradients<'a> {
     /// `[num_masked, hidden_size]`, overwritten.
     pub hidden: &'a mut [f32],
-    /// `[vocab_size, hidden_size]`, added to.
+    /// `[vocab_size, hidden_size]`, overwritten.
     pub table: &'a mut [f32],
-    /// `[vocab_size]`, added to.
+    /// `[vocab_size]`, overwritten.
     pub bias: &'a mut [f32],
 }
 
@@ -72,8 +69,6 @@ impl MlmHead {
     pub fn new(precision: Precision) -> Self {
         Self {
             precision,
-            table: Vec::new(),
-            vocab_size: 0,
             hidden_turned: PackedB::new(precision),
             hidden: PackedB::new(precision),
             logits: Logits::default(),
@@ -81,61 +76,7 @@ impl MlmHead {
         }
     }
 
-    /// Copies the table, which may be the word embeddings, for [`Self::evaluate`] and [`Self::train`]; once per step. Who
-    /// still has the table saves copy and memory by [`Self::evaluate_with`] and [`Self::train_with`].
-    ///
-    /// # Shapes
-    ///
-    /// - table: `[vocab_size, hidden_size]`
-    ///
-    /// # Panics
-    ///
-    /// If the table has another size or rows of nothing.
-    pub fn pack_table(&mut self, table: &[f32], vocab_size: usize, hidden_size: usize) {
-        assert_eq!(table.len(), vocab_size * hidden_size, "the table needs a row per word");
-        assert!(hidden_size > 0, "the table needs rows of at least one number");
-        self.vocab_size = vocab_size;
-        self.table.clear();
-        self.table.extend_from_slice(table);
-    }
-
-    /// Returns loss and right answers.
-    ///
-    /// # Shapes
-    ///
-    /// - hidden: `[num_masked, hidden_size]`; bias: `[vocab_size]`; labels: `[num_masked]`
-    ///
-    /// # Panics
-    ///
-    /// If the lengths do not fit, or a label is not below the vocabulary's size.
-    pub fn evaluate(&mut self, hidden: &[f32], bias: &[f32], labels: &[u32]) -> MlmLoss {
-        self.with_own_table(bias, |head, table| head.evaluate_with(table, hidden, bias, labels))
-    }
-
-    /// Returns loss and right answers, and the gradients of `scale` times the loss sum.
-    ///
-    /// # Shapes
-    ///
-    /// - hidden: `[num_masked, hidden_size]`; bias: `[vocab_size]`; labels: `[num_masked]`
-    /// - gradients: see [`MlmGradients`]
-    ///
-    /// # Panics
-    ///
-    /// As [`Self::evaluate`], or if a gradient has another length than what it belongs to.
-    pub fn train(
-        &mut self,
-        hidden: &[f32],
-        bias: &[f32],
-        labels: &[u32],
-        scale: f32,
-        gradients: MlmGradients<'_>,
-    ) -> MlmLoss {
-        self.with_own_table(bias, |head, table| {
-            head.train_with(table, hidden, bias, labels, scale, gradients)
-        })
-    }
-
-    /// Writes the logits with a table that is read where it lies.
+    /// Writes the logits.
     ///
     /// # Shapes
     ///
@@ -145,7 +86,7 @@ impl MlmHead {
     /// # Panics
     ///
     /// If the lengths do not fit.
-    pub fn logits_with(&mut self, table: &[f32], hidden: &[f32], bias: &[f32], logits: &mut [f32]) {
+    pub fn logits(&mut self, table: &[f32], hidden: &[f32], bias: &[f32], logits: &mut [f32]) {
         let hidden_size = table.len() / bias.len();
         let mut left = LeftScratch::new(PackedA::new(self.precision));
         let mut right = PackedB::new(self.precision);
@@ -154,16 +95,17 @@ impl MlmHead {
         gemm::multiply_bias(hidden, &right, bias, logits);
     }
 
-    /// Does [`Self::evaluate`] with a table that is read where it lies.
+    /// Returns loss and right answers.
     ///
     /// # Shapes
     ///
-    /// - table: `[vocab_size, hidden_size]`; others as [`Self::evaluate`]
+    /// - table: `[vocab_size, hidden_size]`, which may be the word embeddings: it is read where it lies
+    /// - hidden: `[num_masked, hidden_size]`; bias: `[vocab_size]`; labels: `[num_masked]`
     ///
     /// # Panics
     ///
-    /// As [`Self::evaluate`].
-    pub fn evaluate_with(&mut self, table: &[f32], hidden: &[f32], bias: &[f32], labels: &[u32]) -> MlmLoss {
+    /// If the lengths do not fit, or a label is not below the vocabulary's size.
+    pub fn evaluate(&mut self, table: &[f32], hidden: &[f32], bias: &[f32], labels: &[u32]) -> MlmLoss {
         let hidden_size = check(table, hidden, bias, labels);
         let mut total = MlmLoss::default();
         for (hidden, labels) in hidden.chunks(BLOCK_ROWS * hidden_size).zip(labels.chunks(BLOCK_ROWS)) {
@@ -172,16 +114,17 @@ impl MlmHead {
         total
     }
 
-    /// Does [`Self::train`] with a table that is read where it lies.
+    /// Returns loss and right answers, and the gradients of `scale` times the loss sum.
     ///
     /// # Shapes
     ///
-    /// - table: `[vocab_size, hidden_size]`; others as [`Self::train`]
+    /// - table, hidden, bias, labels: as [`Self::evaluate`]
+    /// - gradients: see [`MlmGradients`]
     ///
     /// # Panics
     ///
-    /// As [`Self::train`].
-    pub fn train_with(
+    /// As [`Self::evaluate`], or if a gradient has another length than what it belongs to.
+    pub fn train(
         &mut self,
         table: &[f32],
         hidden: &[f32],
@@ -195,23 +138,18 @@ impl MlmHead {
         assert_eq!(lens, [hidden.len(), table.len(), bias.len()], "a gradient for everything that has one");
         let block_len = BLOCK_ROWS * hidden_size;
         let blocks = hidden.chunks(block_len).zip(gradients.hidden.chunks_mut(block_len));
+        if labels.is_empty() {
+            gradients.table.fill(0.0);
+            gradients.bias.fill(0.0);
+        }
         let mut total = MlmLoss::default();
-        for ((hidden, grad_hidden), labels) in blocks.zip(labels.chunks(BLOCK_ROWS)) {
+        for (idx, ((hidden, grad_hidden), labels)) in blocks.zip(labels.chunks(BLOCK_ROWS)).enumerate() {
             total.add(self.losses(table, hidden, bias, labels, scale));
             self.hidden.pack(Matrix::new(hidden, labels.len(), hidden_size));
             let (gradients, out) = ((&mut *gradients.table, &mut *gradients.bias), grad_hidden);
-            self.products(table, bias, labels, scale, gradients, out);
+            self.products((table, bias), labels, scale, idx > 0, gradients, out);
         }
         total
-    }
-
-    fn with_own_table<R>(&mut self, bias: &[f32], work: impl FnOnce(&mut Self, &[f32]) -> R) -> R {
-        assert!(!self.table.is_empty(), "the table must be packed before it is used");
-        assert_eq!(bias.len(), self.vocab_size, "one bias per word");
-        let table = std::mem::take(&mut self.table);
-        let result = work(self, &table);
-        self.table = table;
-        result
     }
 
     /// Leaves in `self.logits` what the gradients of the logits of one block of tokens are made of.
@@ -227,13 +165,14 @@ impl MlmHead {
         Losses::new(labels.len(), answers).finish(&mut self.logits, scale)
     }
 
-    /// Multiplies the gradients of the logits with the table and with the hidden states.
+    /// Multiplies the gradients of the logits with the table and with the hidden states. Sums over tokens go on from what
+    /// is there, or begin.
     fn products(
         &mut self,
-        table: &[f32],
-        bias: &[f32],
+        (table, bias): (&[f32], &[f32]),
         labels: &[u32],
         scale: f32,
+        continues: bool,
         (grad_table, grad_bias): (&mut [f32], &mut [f32]),
         grad_hidden: &mut [f32],
     ) {
@@ -249,7 +188,14 @@ impl MlmHead {
             grad_table.par_chunks_mut(part_len * hidden_size).zip(grad_bias.par_chunks_mut(part_len));
         let grads = tables.zip(self.grad_hidden.par_chunks_mut(len));
         parts.zip(grads).for_each(|((part, logits), ((table, bias), hidden))| {
-            words::gradients(&task, &words, part, logits, scale, words::Gradients { table, bias, hidden });
+            words::gradients(
+                &task,
+                &words,
+                part,
+                logits,
+                scale,
+                words::Gradients { table, bias, hidden, continues },
+            );
         });
         let mut sums = self.grad_hidden.chunks(len).take(words.num_parts());
         if let Some(first) = sums.next() {

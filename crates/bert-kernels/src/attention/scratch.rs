@@ -4,7 +4,7 @@
 //! whole lanes, so that no loop over them has a rest.
 
 use crate::dropout::{self, Dropout};
-use crate::gemm::{LeftScratch, Matrix, PackedA, PackedB, Precision};
+use crate::gemm::{LeftScratch, Matrix, PackedB, Precision};
 use crate::lanes::NUM_LANES;
 use crate::simd::window::Window;
 use std::cell::RefCell;
@@ -34,7 +34,7 @@ pub(super) fn with_scratch(precision: Precision, work: impl FnOnce(&mut Scratch)
     let mut scratch = kept.unwrap_or_else(|| {
         Box::new(Scratch {
             precision,
-            left: LeftScratch::new(PackedA::new(precision)),
+            left: LeftScratch::new(precision),
             keys_turned: PackedB::new(precision),
             keys: PackedB::new(precision),
             values: PackedB::new(precision),

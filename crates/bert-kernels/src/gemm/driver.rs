@@ -44,8 +44,10 @@ impl<'a> Region<'a, 1> {
     }
 }
 
+/// What is done with a finished stretch of a row of one output.
+type Finish = fn(usize, usize, [&mut [f32]; 1]);
 /// Nothing is done with finished tiles.
-pub(super) const NOTHING: Option<fn(usize, usize, [&mut [f32]; 1])> = None;
+pub(super) const NOTHING: Option<Finish> = None;
 
 /// Multiplies, and calls `finish(row, first_col, stretches)` on every finished stretch of a row.
 pub(super) fn run<const N: usize>(

@@ -4,9 +4,13 @@
 //! that f32 needs no packing when the matrix is used once or is in the cache already.
 
 use super::pack::{Cast, Matrix, PackedA, round_rows};
+use super::{Path, Precision};
 use crate::simd::tile::{Kernel, LeftPanel, words_of};
 
-/// A left operand, `[rows, depth]`, ready to be multiplied.
+/// Values of the longest rows that are read where they lie: at 2048 a fifth of the speed is lost, nothing at 1024.
+const LONG_ROW: usize = 1024;
+
+/// A left operand, `[rows, depth]`, ready to be multiplied: a [`PackedA`], or what [`LeftScratch`] returns.
 #[derive(Clone, Copy, Debug)]
 pub struct Left<'a> {
     pub(super) kernel: Kernel,
@@ -19,7 +23,10 @@ pub struct Left<'a> {
     depth_stride: usize,
 }
 
-/// Memory for what cannot be read where it lies.
+/// Memory for a left operand that cannot be read where it lies.
+///
+/// Packing pays where an operand is used several times, or is a transpose whose rows are a multiple of 512 bytes apart:
+/// those fall into few sets of the first cache. So do rows of more than 1024 values. Otherwise this is faster.
 #[derive(Clone, Debug)]
 pub struct LeftScratch {
     packed: PackedA,
@@ -27,30 +34,44 @@ pub struct LeftScratch {
 }
 
 impl LeftScratch {
-    /// Returns a scratch for what a path cannot read where it lies; `packed` is its memory.
+    /// Returns memory of no size; it grows with the first matrices and is kept.
     #[must_use]
-    pub fn new(packed: PackedA) -> Self {
-        Self { packed, rounded: Vec::new() }
+    pub fn new(precision: Precision) -> Self {
+        Self::for_path(precision.path())
+    }
+
+    /// Returns the same for a path that need not be the fastest.
+    #[must_use]
+    pub fn for_path(path: Path) -> Self {
+        Self { packed: PackedA::for_path(path), rounded: Vec::new() }
     }
 
     /// Returns `matrix` as a left operand: where it lies if its rows are operands already, or else from the scratch.
     ///
     /// Transposes are packed: steps along their depth are whole rows apart, often a power of two, so that few of them
-    /// would stay in a cache.
+    /// would stay in a cache. So are long rows, which are as far apart. May use all threads.
+    ///
+    /// # Shapes
+    ///
+    /// - matrix: `[rows, depth]`
     pub fn operand<'a>(&'a mut self, matrix: Matrix<'a>) -> Left<'a> {
         let cast = self.packed.0.cast();
-        if matrix.is_transposed() || cast == Cast::Pair {
+        if matrix.is_transposed() || matrix.shape().1 > LONG_ROW || cast == Cast::Pair {
             self.packed.pack(matrix);
-            return Left::packed(&self.packed);
+            return Left::from(&self.packed);
         }
         let kernel = self.packed.0.kernel;
         let matrix = if cast == Cast::Round { round_rows(matrix, &mut self.rounded) } else { matrix };
         Left::in_place(kernel, matrix)
     }
 
-    /// Returns `matrix` as a left operand: where it lies if its values are operands already (see [`Self::rounds`]), or
-    /// else from the scratch, cast.
-    pub(crate) fn take<'a>(&'a mut self, matrix: Matrix<'a>, is_cast: bool) -> Left<'a> {
+    /// Returns `matrix` as a left operand: where it lies if that is possible, or else a copy. `is_cast` says that its
+    /// values are operands already: where [`Self::rounds`] says so, somebody has rounded them.
+    ///
+    /// # Shapes
+    ///
+    /// - matrix: `[rows, depth]`
+    pub fn take<'a>(&'a mut self, matrix: Matrix<'a>, is_cast: bool) -> Left<'a> {
         let kernel = self.packed.0.kernel;
         match self.packed.0.cast() {
             Cast::Round if is_cast => Left::in_place(kernel, matrix),
@@ -60,25 +81,20 @@ impl LeftScratch {
             }
             Cast::Round | Cast::Pair => {
                 self.packed.pack_here(matrix);
-                Left::packed(&self.packed)
+                Left::from(&self.packed)
             }
         }
     }
 
     /// Returns whether operands are rounded values in f32: who computes one may round it on the way.
-    pub(crate) fn rounds(&self) -> bool {
+    #[must_use]
+    pub fn rounds(&self) -> bool {
         self.packed.0.cast() == Cast::Round
     }
 }
 
 impl<'a> From<&'a PackedA> for Left<'a> {
-    fn from(packed: &'a PackedA) -> Self {
-        Self::packed(packed)
-    }
-}
-
-impl<'a> Left<'a> {
-    pub(crate) fn packed(a: &'a PackedA) -> Self {
+    fn from(a: &'a PackedA) -> Self {
         let panels = &a.0;
         let width = panels.kernel.tile_rows();
         Self {
@@ -92,7 +108,9 @@ impl<'a> Left<'a> {
             depth_stride: width,
         }
     }
+}
 
+impl<'a> Left<'a> {
     fn in_place(kernel: Kernel, matrix: Matrix<'a>) -> Self {
         let (values, stride) = matrix.memory();
         let (lane_stride, depth_stride) = if matrix.is_transposed() { (1, stride) } else { (stride, 1) };

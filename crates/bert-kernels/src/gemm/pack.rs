@@ -5,7 +5,8 @@
 
 use super::{Path, Precision};
 use crate::simd::tile::Kernel;
-use crate::simd::transpose::{Square, transpose};
+use crate::simd::tile::words_of;
+use crate::simd::transpose::{Square, transpose, transpose_between};
 use crate::simd::widest;
 use rayon::prelude::*;
 
@@ -459,9 +460,17 @@ fn transpose_panel<const W: usize>(view: &LaneView<'_>, cast: Cast, first_lane: 
         // Rows behind the last lane stay zero; columns behind the last word are never read.
         let mut square: Square = [[0; 16]; 16];
         let width = 16.min(W - group);
+        let is_whole = width == VECTOR && group + VECTOR <= num_lanes && cast != Cast::Pair;
         for (block_idx, block) in steps.chunks_mut(16).enumerate() {
             let first = 16 * block_idx * per_word;
             let len = (16 * per_word).min(view.depth - first);
+            if is_whole && len == VECTOR {
+                let values = words_of(&view.values[(first_lane + group) * view.stride + first..]);
+                let out = &mut block.as_flattened_mut()[group..];
+                if transpose_between(values, view.stride, cast == Cast::Round, out, W) {
+                    continue;
+                }
+            }
             for (row, lane) in square.iter_mut().zip(group..num_lanes.min(group + 16)) {
                 let values = &view.values[(first_lane + lane) * view.stride + first..][..len];
                 if values.len() == VECTOR * per_word {

@@ -6,9 +6,7 @@
 
 use super::Task;
 use super::logits::{Answer, PartOfLogits};
-use crate::gemm::{
-    LeftScratch, Matrix, PackedA, PackedB, Precision, Region, compute, compute_then, round_to_bf16,
-};
+use crate::gemm::{LeftScratch, Matrix, PackedB, Precision, Region, compute, compute_then, round_to_bf16};
 use crate::lanes;
 use crate::simd::widest;
 use crate::simd::window::Window;
@@ -32,10 +30,12 @@ pub(super) struct Words {
 
 /// Where the gradients of one part go.
 pub(super) struct Gradients<'a> {
-    /// Added to.
+    /// Added to, or overwritten.
     pub(super) table: &'a mut [f32],
-    /// Added to.
+    /// Added to, or overwritten.
     pub(super) bias: &'a mut [f32],
+    /// Whether the sums of those two go on from what is there.
+    pub(super) continues: bool,
     /// Overwritten.
     pub(super) hidden: &'a mut [f32],
 }
@@ -104,7 +104,10 @@ impl Task<'_> {
     /// Returns the tokens whose label is one of these words, with the label counted from the first one.
     fn labels_in(&self, words: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
         let labels = self.labels.iter().map(|label| *label as usize).enumerate();
-        labels.filter(move |(_, label)| words.contains(label)).map(move |(token, label)| (token, label))
+        let first = words.start;
+        labels
+            .filter(move |(_, label)| words.contains(label))
+            .map(move |(token, label)| (token, label - first))
     }
 }
 
@@ -132,8 +135,7 @@ pub(super) fn exponentials(
                 }
             };
             compute_then(left, task.hidden_turned, out, Some(&add_bias));
-            let labels = task.labels_in(in_vocabulary.clone());
-            let labels = labels.map(|(token, label)| (token, label - in_vocabulary.start));
+            let labels = task.labels_in(in_vocabulary);
             let place = part * words.blocks_per_part() + block;
             logits.exponentiate(block, rows, labels, &mut |token, own, is_first| {
                 answers.push(Answer::new(token, place, own, is_first));
@@ -154,6 +156,9 @@ pub(super) fn gradients(
 ) {
     let (first, stride, num_tokens, size) =
         (part * words.part_len, logits.stride, task.num_tokens(), task.hidden_size);
+    if !out.continues {
+        out.bias.fill(0.0);
+    }
     let mut grad_hidden = Window::new(out.hidden, num_tokens, size, size);
     with_scratch(task.precision, |scratch| {
         let Scratch { left, table, grads, .. } = scratch;
@@ -164,8 +169,8 @@ pub(super) fn gradients(
             grads.resize(grads.len().max(exps.len()), 0.0);
             let grads = &mut grads[..exps.len()];
             multiply_rows(exps, factors, grads);
-            for (token, label) in task.labels_in(in_vocabulary.clone()) {
-                grads[(label - in_vocabulary.start) * stride + token] -= scale;
+            for (token, word) in task.labels_in(in_vocabulary.clone()) {
+                grads[word * stride + token] -= scale;
             }
             sum_rows(grads, stride, num_tokens, &mut out.bias[rows.clone()], left.rounds());
             let grads = Matrix::strided(grads, rows.len(), num_tokens, stride);
@@ -173,7 +178,7 @@ pub(super) fn gradients(
             let grad_table = &mut out.table[rows.start * size..rows.end * size];
             let grad_table = Window::new(grad_table, rows.len(), size, size);
             let next = &task.table[in_vocabulary.start * size..in_vocabulary.end * size];
-            let grad_table = Region { next, ..Region::whole(grad_table, true) };
+            let grad_table = Region { next, ..Region::whole(grad_table, out.continues) };
             compute(left.take(grads, true), task.hidden, grad_table);
             table.pack_here(task.words(in_vocabulary));
             let grad_hidden = Region::whole(grad_hidden.lend(), block > 0);
@@ -216,7 +221,7 @@ fn sum_rows(rows: &mut [f32], stride: usize, len: usize, sums: &mut [f32], round
 fn with_scratch(precision: Precision, work: impl FnOnce(&mut Scratch)) {
     let kept = SCRATCH.take().filter(|scratch| scratch.precision == precision);
     let mut scratch = kept.unwrap_or_else(|| {
-        let (left, table) = (LeftScratch::new(PackedA::new(precision)), PackedB::new(precision));
+        let (left, table) = (LeftScratch::new(precision), PackedB::new(precision));
         Box::new(Scratch { precision, left, table, grads: Vec::new() })
     });
     work(&mut scratch);

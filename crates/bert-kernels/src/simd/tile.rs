@@ -183,7 +183,9 @@ fn portable(a: LeftPanel<'_>, b: &[u32], fresh: bool, mut tile: Window<'_>) {
     for row in 0..tile.rows() {
         let Some(out) = tile.row(row).as_mut_array::<COLS>() else { unreachable!("the width was asserted") };
         let mut sums = if fresh { [0.0; COLS] } else { *out };
-        let lane = a.words[row * a.lane_stride..].iter().step_by(a.depth_stride);
+        // Without a depth there are no words.
+        let lane =
+            a.words.get(row * a.lane_stride..).unwrap_or_default().iter().step_by(a.depth_stride.max(1));
         for (a, b) in lane.zip(b.as_chunks::<COLS>().0) {
             for (sum, b) in sums.iter_mut().zip(b) {
                 *sum += f32::from_bits(*a) * f32::from_bits(*b);

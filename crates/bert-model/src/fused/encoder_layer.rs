@@ -88,13 +88,12 @@ pub(crate) struct LayerWorkspace {
     left: LeftScratch,
     right: PackedB,
     /// Gradients: of the output of the first half, of what a residual was added to, of the context, of queries, keys
-    /// and values, of the wide inner states.
+    /// and values.
     grad_attended: Vec<f32>,
     grad_branch: Vec<f32>,
     grad_context: Vec<f32>,
     grad_qkv: Vec<f32>,
-    grad_inner: Vec<f32>,
-    /// `[num_tokens, intermediate]` after the activation.
+    /// `[num_tokens, intermediate]` what comes out of the activation, and later its gradient.
     inner: Vec<f32>,
     /// The weights of query, key and value one below the other, and their biases.
     stacked: Vec<f32>,
@@ -164,13 +163,12 @@ impl LayerWorkspace {
     pub(crate) fn new(precision: Precision) -> Self {
         Self {
             precision,
-            left: LeftScratch::new(PackedA::new(precision)),
+            left: LeftScratch::new(precision),
             right: PackedB::new(precision),
             grad_attended: Vec::new(),
             grad_branch: Vec::new(),
             grad_context: Vec::new(),
             grad_qkv: Vec::new(),
-            grad_inner: Vec::new(),
             inner: Vec::new(),
             stacked: Vec::new(),
             stacked_bias: Vec::new(),

@@ -79,7 +79,7 @@ impl FusedHeads {
             seq_relationship: sentence_map(),
             seq_relationship_back: PackedB::new(Precision::F32),
             decoder: MlmHead::new(precision),
-            left: LeftScratch::new(PackedA::new(precision)),
+            left: LeftScratch::new(precision),
             right: PackedB::new(precision),
             mlm: mlm::Buffers::default(),
             nsp: nsp::Buffers::default(),

@@ -47,7 +47,7 @@ impl LayerPass<'_> {
         let (num_tokens, hidden, num_inner) = (self.rows.num_tokens(), shape.hidden, shape.intermediate);
         let [inner_weight, inner_bias, weight, bias, gamma, beta] =
             split_mut(bucket, shape.feed_forward_lens());
-        let LayerWorkspace { left, right, grad_branch, grad_inner, inner, .. } = workspace;
+        let LayerWorkspace { left, right, grad_branch, inner, .. } = workspace;
 
         let grad_branch = fit(grad_branch, grad_output.len());
         let gradients = Gradients { bias, gamma, beta };
@@ -68,7 +68,7 @@ impl LayerPass<'_> {
         right.pack(Matrix::new(inner, num_tokens, num_inner));
         gemm::multiply(operand, right, weight);
         let operand = left.operand(grad_branch);
-        let grad_inner = fit(grad_inner, num_tokens * num_inner);
+        let grad_inner = inner; // it is packed
         right.pack(Matrix::new(weights.output, hidden, num_inner));
         shape.activation.multiply_backward(operand, right, &saved.before, grad_inner);
 

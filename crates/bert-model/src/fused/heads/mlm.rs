@@ -39,11 +39,9 @@ impl FusedHeads {
         gradients: Gradients<'_>,
     ) -> CrossEntropy {
         let Gradients { transform, transform_bias, gamma, beta, decoder_bias, word_table } = gradients;
-        // The kernel adds to these two.
-        decoder_bias.fill(0.0);
-        word_table.fill(0.0);
         if batch.masked.is_empty() {
-            [transform, transform_bias, gamma, beta].into_iter().for_each(|gradient| gradient.fill(0.0));
+            let all = [transform, transform_bias, gamma, beta, decoder_bias, word_table];
+            all.into_iter().for_each(|gradient| gradient.fill(0.0));
             return CrossEntropy::default();
         }
         self.transform(states, batch);
@@ -52,7 +50,7 @@ impl FusedHeads {
         let grad_normalised = fit(grad_normalised, normalised.len());
         let targets = MlmGradients { hidden: grad_normalised, table: word_table, bias: decoder_bias };
         let loss =
-            self.decoder.train_with(table, normalised, &self.decoder_bias, &batch.mlm_labels, scale, targets);
+            self.decoder.train(table, normalised, &self.decoder_bias, &batch.mlm_labels, scale, targets);
 
         let grad_inner = fit(grad_inner, inner.len());
         let norm_gamma = &self.norm.gamma;
@@ -74,8 +72,7 @@ impl FusedHeads {
             return CrossEntropy::default();
         }
         self.transform(states, batch);
-        let loss =
-            self.decoder.evaluate_with(table, &self.mlm.normalised, &self.decoder_bias, &batch.mlm_labels);
+        let loss = self.decoder.evaluate(table, &self.mlm.normalised, &self.decoder_bias, &batch.mlm_labels);
         CrossEntropy { loss_sum: loss.loss_sum, num_correct: loss.num_correct }
     }
 
@@ -96,7 +93,7 @@ impl FusedHeads {
         }
         self.transform(states, batch);
         let mut logits = vec![0.0; batch.masked.len() * self.decoder_bias.len()];
-        self.decoder.logits_with(word_table, &self.mlm.normalised, &self.decoder_bias, &mut logits);
+        self.decoder.logits(word_table, &self.mlm.normalised, &self.decoder_bias, &mut logits);
         logits
     }
 

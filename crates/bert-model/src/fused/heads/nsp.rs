@@ -27,7 +27,7 @@ pub(super) struct Buffers {
 impl Default for Buffers {
     fn default() -> Self {
         Self {
-            left: LeftScratch::new(PackedA::new(Precision::F32)),
+            left: LeftScratch::new(Precision::F32),
             right: PackedB::new(Precision::F32),
             states: Vec::new(),
             pooled: Vec::new(),
