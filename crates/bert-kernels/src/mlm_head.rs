@@ -88,7 +88,7 @@ impl MlmHead {
     /// If the lengths do not fit.
     pub fn logits(&mut self, table: &[f32], hidden: &[f32], bias: &[f32], logits: &mut [f32]) {
         let hidden_size = table.len() / bias.len();
-        let mut left = LeftScratch::new(PackedA::new(self.precision));
+        let mut left = LeftScratch::new(self.precision);
         let mut right = PackedB::new(self.precision);
         right.pack(Matrix::new(table, bias.len(), hidden_size).transposed());
         let hidden = left.operand(Matrix::new(hidden, hidden.len() / hidden_size, hidden_size));

@@ -11,7 +11,7 @@ mod packed;
 use bert_kernels::{
     attention::Attention,
     dropout::Dropout,
-    gemm::{LeftScratch, PackedA, PackedB, Precision},
+    gemm::{LeftScratch, PackedB, Precision},
     residual::ResidualNorm,
 };
 

@@ -7,7 +7,7 @@ mod mlm;
 mod nsp;
 
 use bert_kernels::{
-    gemm::{LeftScratch, Matrix, PackedA, PackedB, Precision},
+    gemm::{LeftScratch, Matrix, PackedB, Precision},
     mlm_head::MlmHead,
 };
 

@@ -1,7 +1,7 @@
 //! Next sentence prediction: the pooler, `tanh(W h + b)` of the first token of each row, and a linear map to two classes.
 
 use bert_kernels::{
-    gemm::{self, LeftScratch, PackedA, PackedB, Precision},
+    gemm::{self, LeftScratch, PackedB, Precision},
     slices,
 };
 
