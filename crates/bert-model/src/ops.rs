@@ -51,6 +51,10 @@ pub(crate) trait BertOps: Backend {
         beta: FloatTensor<Self>,
         call: EmbeddingsCall,
     ) -> FloatTensor<Self>;
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the macro wants tensors one by one, and copies the attribute"
+    )]
     fn encoder_layer(
         input: FloatTensor<Self>,
         query: FloatTensor<Self>,
