@@ -232,7 +232,10 @@ fn fused_equals_composed_with_dropout_on_every_edge() {
                 // The true gradient of key biases is 0, and of queries and keys too where there is one key.
                 let is_zero = spec.name.contains("self.key.bias")
                     || batch.row_len == 1 && (spec.name.contains("query") || spec.name.contains("key"));
-                assert!(difference < 1e-5 || is_zero, "{backend}, {}: {difference}", spec.name);
+                // Gradients of scores are small differences of large numbers, in both forms.
+                let of_scores = spec.name.contains("query") || spec.name.contains("key");
+                let tolerance = if of_scores { 3e-5 } else { 1e-5 };
+                assert!(difference < tolerance || is_zero, "{backend}, {}: {difference}", spec.name);
             }
         }
     }
