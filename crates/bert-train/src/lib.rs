@@ -11,6 +11,7 @@
 //! This crate owns files, clock, signals and messages. It knows no MPI call (bert-coordinator), no tensor operation
 //! (bert-model) and no text (bert-data). Only its binary prints and exits.
 
+pub mod arrival;
 pub mod checkpoint;
 pub mod class_metrics;
 pub mod cli;
