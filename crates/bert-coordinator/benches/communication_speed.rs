@@ -192,6 +192,17 @@ impl Communicator for BothSides {
         self.ours.all_to_all_slices(phase, send, bounds, recv)
     }
 
+    fn fold_slices(
+        &mut self,
+        phase: &str,
+        bucket: Vec<f32>,
+        bounds: &[usize],
+        parts: Vec<f32>,
+        fold: &mut dyn FnMut(&mut [f32], &mut [f32]),
+    ) -> Result<Exchanged, CommError> {
+        self.ours.fold_slices(phase, bucket, bounds, parts, fold)
+    }
+
     fn all_to_all_halves(
         &mut self,
         phase: &str,

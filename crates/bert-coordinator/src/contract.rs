@@ -37,6 +37,7 @@ fn bounds_of_many_forms(num_ranks: usize) -> Vec<Vec<usize>> {
         bounds(&first_owns_all),
         bounds(&|_| 0),
         bounds(&|rank| rank * 100_003),
+        bounds(&|rank| rank * rank * 90_001),
     ]
 }
 
@@ -49,6 +50,7 @@ pub fn collectives(comm: &mut dyn Communicator) {
     for (round, bounds) in bounds_of_many_forms(comm.world().num_ranks()).iter().enumerate() {
         exchanges_slices(comm, round, bounds);
         exchanges_halves(comm, round, bounds);
+        folds_slices(comm, round, bounds);
     }
     refuses_wrong_arguments_and_goes_on(comm);
     comm.barrier("contract").expect("barrier at the end");
@@ -112,6 +114,33 @@ fn exchanges_halves(comm: &mut dyn Communicator, round: usize, bounds: &[usize])
     assert_eq!(exchanged.send, send, "the sent buffer comes back as it was");
 }
 
+/// What comes out in the own slice is the fold of all parts, element by element, whatever the pieces are.
+fn folds_slices(comm: &mut dyn Communicator, round: usize, bounds: &[usize]) {
+    let (rank, num_ranks) = (comm.world().rank(), comm.world().num_ranks());
+    let (own, all) = (bounds[rank]..bounds[rank + 1], 0..bounds[num_ranks]);
+    let mut num_folded = 0;
+    let mut fold = |parts: &mut [f32], own: &mut [f32]| {
+        assert_eq!(parts.len(), num_ranks * own.len(), "one part per rank");
+        num_folded += own.len();
+        for (place, own) in own.iter_mut().enumerate() {
+            let others = (0..num_ranks).filter(|peer| *peer != rank);
+            // Not the same if parts change places.
+            *own +=
+                others.map(|peer| parts[peer * (parts.len() / num_ranks) + place] * peer as f32).sum::<f32>();
+        }
+    };
+    let bucket = numbers(rank, round, all.clone());
+    let scratch = vec![f32::NAN; round * 11];
+    let folded = comm.fold_slices("fold", bucket.clone(), bounds, scratch, &mut fold).expect("fold");
+    let others = |place| {
+        (0..num_ranks).filter(|peer| *peer != rank).map(move |peer| number(peer, round, place) * peer as f32)
+    };
+    let expected: Vec<f32> = own.clone().map(|place| bucket[place] + others(place).sum::<f32>()).collect();
+    assert_eq!(folded.send[own.clone()], expected, "the fold of the own slice");
+    assert_eq!(num_folded, own.len(), "every element once");
+    assert!(all.filter(|place| !own.contains(place)).all(|place| folded.send[place] == bucket[place]));
+}
+
 fn refuses_wrong_arguments_and_goes_on(comm: &mut dyn Communicator) {
     let num_ranks = comm.world().num_ranks();
     let argument = |result: Result<(), CommError>| assert!(matches!(result, Err(CommError::Argument { .. })));
@@ -124,7 +153,11 @@ fn refuses_wrong_arguments_and_goes_on(comm: &mut dyn Communicator) {
     let equal: Vec<usize> = (0..=num_ranks).map(|rank| 2 * rank).collect();
     let got = comm.all_to_all_slices("length", vec![0.0; 1], &equal, Vec::new());
     let (phase, expected) = ("length".to_owned(), 2 * num_ranks);
-    assert_eq!(got.map(drop), Err(CommError::BufferLength { phase, expected, got: 1 }));
+    let refused = Err(CommError::BufferLength { phase, expected, got: 1 });
+    assert_eq!(got.map(drop), refused);
+    let got =
+        comm.fold_slices("length", vec![0.0; 1], &equal, Vec::new(), &mut |_, _| panic!("nothing came"));
+    assert_eq!(got.map(drop), refused);
 }
 
 #[track_caller]

@@ -50,46 +50,49 @@ impl Deadline {
 
 /// Pauses between empty polls: first none, then the time slice, then a nap.
 ///
-/// A thread that polls hot takes half of the compute where each rank has one core; a thread that
-/// naps while data flows slows the data down (measured over TCP: by 1.8). So a wait for a peer
-/// that may still be computing naps soon, a transfer between peers that have met naps late.
+/// A thread that polls hot takes half of the compute where each rank has one core. A thread that gives its time slice away
+/// gets it back only after whole slices of whoever else can run (Linux 6.18 lets it pay for one), and one that naps
+/// wakes up a tenth of a millisecond later: both slow data down (naps, measured over TCP: by 1.8). So
+/// no wait begins with either; a wait for a peer that may still be computing naps soon, one for data that flows late.
 #[cfg(feature = "mpi")]
 #[derive(Debug)]
 pub(crate) struct Backoff {
-    num_empty_polls: u32,
-    polls_before_naps: u32,
+    /// When polls began to find nothing.
+    since: Option<Instant>,
+    naps_after: Duration,
 }
 
 #[cfg(feature = "mpi")]
 impl Backoff {
-    const NUM_SPINS: u32 = 64;
+    /// As long as a peer takes for a piece of data, and no longer: it may need this core for that.
+    const SPIN: Duration = Duration::from_micros(20);
     const NAPS: [Duration; 2] = [Duration::from_micros(20), Duration::from_micros(50)];
 
     /// For a wait until peers come.
     pub(crate) fn for_peers() -> Backoff {
-        Backoff { num_empty_polls: 0, polls_before_naps: 256 }
+        Backoff { since: None, naps_after: Duration::from_micros(500) }
     }
 
     /// For data that is on its way.
     pub(crate) fn for_data() -> Backoff {
-        Backoff { num_empty_polls: 0, polls_before_naps: 50_000 }
+        Backoff { since: None, naps_after: Duration::from_millis(20) }
     }
 
     /// Something arrived: poll quickly again.
     pub(crate) fn reset(&mut self) {
-        self.num_empty_polls = 0;
+        self.since = None;
     }
 
     /// Pauses after a poll that found nothing.
     pub(crate) fn pause(&mut self) {
-        let polls = self.num_empty_polls;
-        self.num_empty_polls = polls.saturating_add(1);
-        if polls < Self::NUM_SPINS {
+        let now = Instant::now();
+        let waited = now.duration_since(*self.since.get_or_insert(now));
+        if waited < Self::SPIN {
             std::hint::spin_loop();
-        } else if polls < self.polls_before_naps {
+        } else if waited < self.naps_after {
             thread::yield_now();
         } else {
-            nap(Self::NAPS[usize::from(polls >= 2 * self.polls_before_naps)]);
+            nap(Self::NAPS[usize::from(waited >= 2 * self.naps_after)]);
         }
     }
 }

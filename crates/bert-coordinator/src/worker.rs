@@ -123,9 +123,10 @@ impl Worker {
         match wire {
             Wire::F32 => {
                 let parts = std::mem::take(&mut self.parts);
-                let exchanged = self.comm.all_to_all_slices(phase, bucket, bounds, parts)?;
-                (bucket, self.parts) = (exchanged.send, exchanged.recv);
-                rank_tree_sum_into_own(&mut self.parts, rank, num_ranks, &mut bucket[own]);
+                let mut sum =
+                    |parts: &mut [f32], own: &mut [f32]| rank_tree_sum_into_own(parts, rank, num_ranks, own);
+                let summed = self.comm.fold_slices(phase, bucket, bounds, parts, &mut sum)?;
+                (bucket, self.parts) = (summed.send, summed.recv);
             }
             Wire::Bf16 => {
                 let Exchanged { send: mut halves, recv } = std::mem::take(&mut self.halves);

@@ -6,11 +6,12 @@
 //!   [`control`], [`phase`], [`figures`]: its parts. [`task`]: what differs between pre-training and classification.
 //! - [`checkpoint`], [`saver`]: complete or not there. [`eval`], [`metrics`], [`class_metrics`], [`report`],
 //!   [`screen`], [`stragglers`]: what is told. [`lineage`]: where the first weights come from.
-//! - [`fault`]: what goes wrong on request; [`diagnosis`], [`peers`], [`failure_record`]: what is said when something does.
+//! - [`fault`]: what goes wrong on request; [`diagnosis`], [`arrival`], [`peers`], [`failure_record`]: what is said when something does.
 //!
 //! This crate owns files, clock, signals and messages. It knows no MPI call (bert-coordinator), no tensor operation
 //! (bert-model) and no text (bert-data). Only its binary prints and exits.
 
+pub mod arrival;
 pub mod checkpoint;
 pub mod class_metrics;
 pub mod cli;

@@ -6,6 +6,7 @@ use std::{env, process::ExitCode, thread, time::Duration};
 
 use bert_coordinator::{Coordinator, CoordinatorError, LauncherInfo, detect_launcher};
 use bert_train::{
+    arrival::Arrival,
     cli::Arguments,
     config::{self, Config},
     error::{EXIT_DONE, EXIT_STOPPED, TrainError, chain_of},
@@ -93,7 +94,12 @@ fn run_ranks(
     stop: &StopFlag,
 ) -> Result<i32, TrainError> {
     let timeout_seconds = loaded.as_ref().map_or(60.0, |config| config.distributed.timeout_seconds);
-    let coordinator = launch::connect(launcher, timeout_seconds)?;
+    let arrival = launcher.and_then(|launcher| Arrival::announce(launcher, |name| env::var(name).ok()));
+    let coordinator = match launch::connect(launcher, timeout_seconds) {
+        Ok(coordinator) => coordinator,
+        Err(error) => return report_absence(error, arrival),
+    };
+    drop(arrival);
     let rank = coordinator.world().rank();
     let run_dir = loaded.as_ref().ok().map(|config| RunDir::new(config.run_dir()));
     failure_record::install_panic_hook(coordinator.abort_handle(), rank, run_dir.clone(), print_message);
@@ -118,6 +124,19 @@ fn run_ranks(
             Ok(end(coordinator, &error, is_speaker))
         }
     }
+}
+
+/// Says which ranks did not come to the others, where that can be known; returns the exit code.
+fn report_absence(error: TrainError, arrival: Option<Arrival>) -> Result<i32, TrainError> {
+    let Some(arrival) = arrival.filter(|_| error.broken_exchange().is_some()) else { return Err(error) };
+    let seen = arrival.look();
+    if !seen.is_speaker {
+        wait_for_launcher();
+    }
+    print_message(&(chain_of(&error) + &seen.text));
+    // The others are about to look as well: a rank that is gone by then would be taken for one that did not come.
+    wait_for_speaker();
+    Ok(error.exit_code())
 }
 
 /// Rank 0 speaks for all; if it is gone, the lowest rank that is left.

@@ -79,6 +79,26 @@ pub trait Communicator {
         recv: Vec<f32>,
     ) -> Result<Exchanged, CommError>;
 
+    /// Folds the parts of the own slice into it: [`all_to_all_slices`](Communicator::all_to_all_slices), and what is
+    /// received goes with the own slice of `bucket` through `fold(parts, own)`, which leaves its result in `own`.
+    ///
+    /// `fold` must treat every element alike and by itself: an implementation may call it for one piece of the slice
+    /// after the other (`own.len()` elements of each part), while the next one is on its way. `parts` is working space
+    /// of any length.
+    fn fold_slices(
+        &mut self,
+        phase: &str,
+        bucket: Vec<f32>,
+        bounds: &[usize],
+        parts: Vec<f32>,
+        fold: &mut dyn FnMut(&mut [f32], &mut [f32]),
+    ) -> Result<Exchanged, CommError> {
+        let mut exchanged = self.all_to_all_slices(phase, bucket, bounds, parts)?;
+        let rank = self.world().rank();
+        fold(&mut exchanged.recv, &mut exchanged.send[bounds[rank]..bounds[rank + 1]]);
+        Ok(exchanged)
+    }
+
     /// As [`all_to_all_slices`](Communicator::all_to_all_slices), for elements of 16 bits (bf16).
     fn all_to_all_halves(
         &mut self,

@@ -6,6 +6,8 @@
 //! with a deadline. The C functions are behind `mpi_ffi.rs`; no MPI collective is used, so nothing
 //! depends on an algorithm that the library chooses.
 
+mod pieces;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use super::{
 };
 use crate::progress::{Backoff, Deadline, Pulse};
 use crate::world::World;
+use pieces::Pieces;
 
 /// Tag of messages that announce a call.
 const TAG_CALL: i32 = 1;
@@ -91,9 +94,9 @@ impl MpiCommunicator {
         })
     }
 
-    /// Cuts data into messages of at most `max_len` bytes (between 1 and 2^30, which is the default).
+    /// Cuts data into messages of at most `max_len` bytes (between 4 and 2^30, which is the default).
     pub fn set_max_message_len(&mut self, max_len: usize) {
-        self.max_message_len = max_len.clamp(1, MAX_MESSAGE_LEN);
+        self.max_message_len = max_len.clamp(size_of::<f32>(), MAX_MESSAGE_LEN);
     }
 
     /// Runs one call; after a failure all later ones fail alike.
@@ -244,7 +247,7 @@ impl MpiCommunicator {
         flight: &mut Flight,
         call: &Call,
         mut backoff: Backoff,
-        mut arrived: impl FnMut(&Flight, &Message) -> Result<(), CommError>,
+        mut arrived: impl FnMut(&mut Flight, &Message) -> Result<(), CommError>,
     ) -> Result<(), CommError> {
         let mut deadline = Deadline::after(self.timeout);
         loop {
@@ -380,6 +383,34 @@ impl Communicator for MpiCommunicator {
         recv: Vec<f32>,
     ) -> Result<Exchanged, CommError> {
         self.all_to_all((CallKind::AllToAllSlices, phase), send, bounds, recv)
+    }
+
+    fn fold_slices(
+        &mut self,
+        phase: &str,
+        bucket: Vec<f32>,
+        bounds: &[usize],
+        parts: Vec<f32>,
+        fold: &mut dyn FnMut(&mut [f32], &mut [f32]),
+    ) -> Result<Exchanged, CommError> {
+        if self.world.num_ranks() == 1 {
+            let mut exchanged = self.all_to_all_slices(phase, bucket, bounds, parts)?;
+            fold(&mut exchanged.recv, &mut exchanged.send);
+            return Ok(exchanged);
+        }
+        check_slices(phase, self.world, bounds, bucket.len())?;
+        self.run(|comm| {
+            let call = comm.call(CallKind::AllToAllSlices, phase, bucket.len(), bounds);
+            comm.announce(&call, size_of_val(&bucket[..]))?;
+            let mut flight = Flight::new();
+            let mut pieces = Pieces::start((comm, &call, bounds), &mut flight, bucket, parts)?;
+            comm.drive(&mut flight, &call, Backoff::for_data(), |flight, message| {
+                pieces.complete(flight, message, fold)
+            })?;
+            let mut buffers = flight.into_buffers().into_iter().map(f32::released);
+            let (send, recv) = (buffers.next().expect("bucket"), buffers.next().expect("parts"));
+            Ok(Exchanged { send, recv })
+        })
     }
 
     fn all_to_all_halves(

@@ -9,7 +9,7 @@
 use std::ffi::{CStr, c_char, c_int};
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::{mem, process, ptr};
+use std::{mem, process, ptr, slice};
 
 use mpi::ffi;
 
@@ -289,6 +289,31 @@ impl Flight {
             Buffer::Bytes(bytes) => &bytes[range],
             Buffer::Floats(_) | Buffer::Halves(_) => panic!("a buffer of numbers lends no bytes"),
         }
+    }
+
+    /// Lends numbers of two different buffers for a computation. Ranges count elements.
+    ///
+    /// # Panics
+    ///
+    /// If a message is under way there, if a range is outside its buffer, or if a buffer holds no f32.
+    pub(super) fn lend_floats(&mut self, places: [(usize, Range<usize>); 2]) -> [&mut [f32]; 2] {
+        assert_ne!(places[0].0, places[1].0, "two places of one buffer");
+        places.map(|(buffer_idx, range)| {
+            let bytes = range.start * size_of::<f32>()..range.end * size_of::<f32>();
+            let uses = |message: &Message| {
+                message.buffer_idx == buffer_idx
+                    && message.range.start < bytes.end
+                    && bytes.start < message.range.end
+            };
+            assert!(!self.pending().any(uses), "a message is under way there");
+            let Buffer::Floats(floats) = &mut self.buffers[buffer_idx] else {
+                panic!("only a buffer of f32 lends f32")
+            };
+            assert!(range.start <= range.end && range.end <= floats.len(), "a place outside its buffer");
+            // SAFETY: the range lies inside the vector (asserted), no message touches it (asserted), and none can be
+            // posted or polled while the result borrows the flight. The other slice is of another vector (asserted).
+            unsafe { slice::from_raw_parts_mut(floats.as_mut_ptr().add(range.start), range.len()) }
+        })
     }
 
     /// Returns the buffers in the order in which they were taken over.

@@ -69,7 +69,7 @@ fn run(program: &Path, args: &CommunicationArgs, num_ranks: usize) -> anyhow::Re
     let mut command = Command::new(&args.mpirun);
     if String::from_utf8_lossy(&version.stdout).contains("Open MPI") {
         command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-        command.args(["--quiet", "--oversubscribe", "--bind-to", "none"]);
+        command.args(["--quiet", "--oversubscribe"]).args(binding(num_ranks));
     }
     let task = json!({"megabytes": args.megabytes, "pairs": args.pairs, "wire": args.wire});
     let output = command
@@ -87,6 +87,18 @@ fn run(program: &Path, args: &CommunicationArgs, num_ranks: usize) -> anyhow::Re
         .collect()
 }
 
+/// As launch/local.sh does it: each rank keeps its own cores where they suffice. Left alone, the system moves the two
+/// threads of ours to and fro at each hand-over, the library's one thread never.
+fn binding(num_ranks: usize) -> Vec<String> {
+    let num_cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores_per_rank = format!("slot:PE={}", (num_cores / num_ranks.max(1)).max(1));
+    let args: &[&str] = match num_ranks <= num_cores {
+        true => &["--map-by", &cores_per_rank, "--bind-to", "core"],
+        false => &["--bind-to", "none"],
+    };
+    args.iter().map(ToString::to_string).collect()
+}
+
 /// The whole report.
 fn markdown(machine: &Machine, args: &CommunicationArgs, lines: &[Value]) -> anyhow::Result<String> {
     let mut out = String::new();
@@ -98,7 +110,7 @@ fn markdown(machine: &Machine, args: &CommunicationArgs, lines: &[Value]) -> any
          the slowest rank counts; medians, and in brackets the lowest and the highest. Ours is what a training step does \
          with its buckets, up to six on their way at once: all-to-all of slices ({} on the wire), sum in rank-tree order, \
          all-gather of f32, through the communication thread. The library's is a blocking MPI_Allreduce of the same f32, \
-         on that thread, over as many buffers in turn. GB/s is busbw: bytes x 2(n-1)/n / seconds. Library: {library}. {}\n",
+         on that thread, over as many buffers in turn. Each rank has its own cores where there are as many. GB/s is busbw: bytes x 2(n-1)/n / seconds. Library: {library}. {}\n",
         args.pairs,
         args.wire,
         machine.loads()
