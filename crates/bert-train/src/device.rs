@@ -57,15 +57,12 @@ pub fn choose(backend: Backend, local_rank: usize) -> Result<Choice, ConfigError
 
 /// What `"auto"` takes among the CPU backends of this build: flex.
 ///
-/// libtorch needs about the same processor time (docs/operating.md), which does not pay for what it gives up: with it
-/// the bits depend on the threads of a rank, and `run.threads_per_rank = "auto"` follows the number of ranks. CUDA has
-/// to be asked for: it was never measured.
+/// Stages are our own operations on either, so libtorch is no faster, and needs more memory. CUDA has to be asked for: it
+/// was never measured.
 fn automatic() -> Choice {
     let reason = match BackendKind::compiled_in().len() {
         1 => "the only backend compiled in",
-        _ => {
-            "device.backend = \"auto\"; as fast as libtorch within the noise, and no number of threads shows in its bits"
-        }
+        _ => "device.backend = \"auto\"; as fast as libtorch, with less memory",
     };
     Choice { kind: BackendKind::Flex, reason: reason.to_string() }
 }
