@@ -28,28 +28,36 @@ impl<M: TaskModel> Trainer<'_, M> {
         for (idx, slice) in self.share_gradients(slices)?.into_iter().enumerate() {
             let gradient = self.own_gradient(idx, slice)?;
             clock.lap(|seconds| &mut seconds.communication_exposed);
-            let params = self.take_params(idx);
+            let params = self.own_params(idx);
             let direction = self.lamb_direction(idx, update, &params, gradient.values());
             self.push_norm_pairs(idx, &params, &direction, &mut own_pairs);
-            self.keep_params(params);
             directions.push((direction, gradient));
         }
         clock.lap(|seconds| &mut seconds.optimizer);
         let pairs = self.exchange_norm_pairs(own_pairs)?;
         let ratios = self.trust_ratios(&pairs);
         clock.lap(|seconds| &mut seconds.communication_exposed);
-        for (idx, ((direction, gradient), ratios)) in directions.into_iter().zip(&ratios).enumerate() {
-            let mut params = self.take_params(idx);
-            let own_range = &self.states[idx].range;
+        for (idx, ((direction, mut gradient), ratios)) in directions.into_iter().zip(&ratios).enumerate() {
+            let own_range = self.states[idx].range.clone();
+            // The gradient is not needed any more.
+            let params = &mut gradient.bucket[own_range.clone()];
+            self.model.read_range(idx, own_range.clone(), params);
             for (spec, ratio) in self.layout.buckets[idx].parameters.iter().zip(ratios) {
-                let part = own_part(spec, own_range);
+                let part = own_part(spec, &own_range);
                 let step_size = update.learning_rate * ratio;
                 lamb::apply(step_size, &mut params[part.clone()], &direction[part]);
             }
-            self.send_parameters(idx, gradient, params)?;
+            self.send_parameters(idx, gradient)?;
             clock.lap(|seconds| &mut seconds.optimizer);
         }
         Ok(())
+    }
+
+    fn own_params(&self, bucket_idx: usize) -> Vec<f32> {
+        let range = self.states[bucket_idx].range.clone();
+        let mut params = vec![0.0; range.len()];
+        self.model.read_range(bucket_idx, range, &mut params);
+        params
     }
 
     /// Moves the moments of the own range of a bucket and returns its update before the trust ratio.

@@ -66,22 +66,27 @@ pub struct Update {
     pub clip_factor: f32,
 }
 
-/// Updates `params` in place from `grads`; both are the own range of the bucket.
+/// Updates `params` in place from `grads`; both are the part of the own range that begins at its element `first`.
 ///
 /// # Panics
 ///
-/// If the lengths differ from that of the own range.
-pub fn update_bucket(
+/// If the lengths differ or the part reaches beyond the own range.
+pub fn update_part(
     state: &mut BucketState,
     section: &OptimizerSection,
     update: Update,
+    first: usize,
     params: &mut [f32],
     grads: &[f32],
 ) {
-    assert_eq!(params.len(), state.range.len(), "parameters of the own range");
-    assert_eq!(grads.len(), state.range.len(), "gradients of the own range");
+    assert_eq!(params.len(), grads.len(), "a gradient for every parameter");
+    let end = first + params.len();
+    assert!(end <= state.range.len(), "elements {first}..{end} of an own range of {}", state.range.len());
     for segment in &state.segments {
-        let range = segment.range.clone();
+        let (from, to) = (segment.range.start.max(first), segment.range.end.min(end));
+        if from >= to {
+            continue;
+        }
         let rule = AdamWStep {
             learning_rate: update.learning_rate,
             beta1: section.betas[0],
@@ -93,10 +98,10 @@ pub fn update_bucket(
         };
         adamw::step(
             &rule,
-            &mut params[range.clone()],
-            &grads[range.clone()],
-            &mut state.first_moment[range.clone()],
-            &mut state.second_moment[range],
+            &mut params[from - first..to - first],
+            &grads[from - first..to - first],
+            &mut state.first_moment[from..to],
+            &mut state.second_moment[from..to],
         );
     }
 }
@@ -155,10 +160,21 @@ mod tests {
         let grads: Vec<f32> = (0..10).map(|idx| idx as f32 * 0.1 - 0.4).collect();
         let mut whole: Vec<f32> = (0..10).map(|idx| 1.0 - idx as f32).collect();
         let mut pieces = whole.clone();
-        update_bucket(&mut BucketState::new(&bucket(), 0..10), &section(), update, &mut whole, &grads);
+        update_part(&mut BucketState::new(&bucket(), 0..10), &section(), update, 0, &mut whole, &grads);
         for range in [0..4, 4..9, 9..10] {
             let mut state = BucketState::new(&bucket(), range.clone());
-            update_bucket(&mut state, &section(), update, &mut pieces[range.clone()], &grads[range]);
+            for idx in range.clone() {
+                let element = idx..idx + 1;
+                let first = idx - range.start;
+                update_part(
+                    &mut state,
+                    &section(),
+                    update,
+                    first,
+                    &mut pieces[element.clone()],
+                    &grads[element],
+                );
+            }
         }
         assert_eq!(whole, pieces);
     }

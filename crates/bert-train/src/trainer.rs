@@ -15,7 +15,7 @@ use crate::{
     fault::Faults,
     figures::SlotFigures,
     machine,
-    optimizer::{BucketState, Update, update_bucket},
+    optimizer::{BucketState, Update, update_part},
     phase::PhaseClock,
     saver::report::SaveReport,
     step::count_batch,
@@ -33,7 +33,7 @@ pub struct Trainer<'a, M> {
     /// Optimizer state of the own range of each bucket.
     pub states: Vec<BucketState>,
     trees: Vec<SlotTree>,
-    /// Room for the parameters of one own range.
+    /// Room for parameters that are being updated.
     params: Vec<f32>,
     /// Buckets with new parameters that wait until all are updated: without overlap, and where every rank updates all.
     held_back: Vec<Vec<f32>>,
@@ -47,6 +47,9 @@ pub struct Trainer<'a, M> {
     /// Faults that were asked for.
     pub faults: Faults,
 }
+
+/// Parameters that are updated at a time: with gradients and moments they stay in the second cache.
+const UPDATE_LEN: usize = 1 << 17;
 
 /// What a rank has to tell the others at the next step.
 #[derive(Clone, Debug, Default)]
@@ -288,19 +291,33 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         slices: Vec<ReducedSlice>,
         clock: &mut PhaseClock,
     ) -> Result<(), TrainError> {
-        let section = &self.config.optimizer;
-        if section.kind == OptimizerKind::Lamb {
+        if self.config.optimizer.kind == OptimizerKind::Lamb {
             return self.update_with_lamb(update, slices, clock);
         }
         for (idx, slice) in self.share_gradients(slices)?.into_iter().enumerate() {
-            let gradient = self.own_gradient(idx, slice)?;
+            let mut gradient = self.own_gradient(idx, slice)?;
             clock.lap(|seconds| &mut seconds.communication_exposed);
-            let mut params = self.take_params(idx);
-            update_bucket(&mut self.states[idx], section, update, &mut params, gradient.values());
-            self.send_parameters(idx, gradient, params)?;
+            self.update_own_range(idx, update, &mut gradient);
+            self.send_parameters(idx, gradient)?;
             clock.lap(|seconds| &mut seconds.optimizer);
         }
         Ok(())
+    }
+
+    /// Updates the own range of a bucket with AdamW; the new parameters take the place of the gradient.
+    ///
+    /// In parts that stay in the second cache, so that parameters and gradients pass through memory once.
+    fn update_own_range(&mut self, bucket_idx: usize, update: Update, gradient: &mut ReducedSlice) {
+        let ReducedSlice { range, bucket } = gradient;
+        for (part_idx, grads) in bucket[range.clone()].chunks_mut(UPDATE_LEN).enumerate() {
+            let first = part_idx * UPDATE_LEN;
+            self.params.resize(grads.len(), 0.0);
+            let elements = range.start + first..range.start + first + grads.len();
+            self.model.read_range(bucket_idx, elements, &mut self.params);
+            let (state, section) = (&mut self.states[bucket_idx], &self.config.optimizer);
+            update_part(state, section, update, first, &mut self.params, grads);
+            grads.copy_from_slice(&self.params);
+        }
     }
 
     /// Where every rank updates everything: starts to give the own slices of the gradient to all ranks.
@@ -329,31 +346,10 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         Ok(ReducedSlice { range: 0..bucket.len(), bucket })
     }
 
-    /// The parameters of the own range of a bucket.
-    pub(crate) fn take_params(&mut self, bucket_idx: usize) -> Vec<f32> {
-        let range = self.states[bucket_idx].range.clone();
-        let mut params = std::mem::take(&mut self.params);
-        params.resize(range.len(), 0.0);
-        self.model.read_range(bucket_idx, range, &mut params);
-        params
-    }
-
-    /// Takes the memory of parameters back.
-    pub(crate) fn keep_params(&mut self, params: Vec<f32>) {
-        self.params = params;
-    }
-
-    /// Sends the new parameters of the own range to the other ranks, where they have no state to update them.
-    /// The gradient is not needed any more: they go in its place.
-    pub(crate) fn send_parameters(
-        &mut self,
-        bucket_idx: usize,
-        gradient: ReducedSlice,
-        params: Vec<f32>,
-    ) -> Result<(), TrainError> {
-        let ReducedSlice { range, mut bucket } = gradient;
-        bucket[range].copy_from_slice(&params);
-        self.params = params;
+    /// Sends the new parameters of the own range, which stand in the place of its gradient, to the other ranks, where they
+    /// have no state to update them.
+    pub(crate) fn send_parameters(&mut self, bucket_idx: usize, own: ReducedSlice) -> Result<(), TrainError> {
+        let bucket = own.bucket;
         if self.is_sharded() && self.overlaps() {
             self.coordinator.gather_start(bucket_idx, bucket)?;
         } else {
