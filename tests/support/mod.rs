@@ -28,8 +28,14 @@ const TINY: &str = include_str!("tiny.toml");
 /// The same slots for a classifier.
 const CLASSIFY: &str = include_str!("classify.toml");
 /// Keys of the metrics that say something about the machine, not about the training.
-const OF_THE_MACHINE: [&str; 5] =
-    ["seconds", "tokens_per_second", "peak_rss_bytes", "minor_faults", "seconds_since_start"];
+const OF_THE_MACHINE: [&str; 6] = [
+    "seconds",
+    "tokens_per_second",
+    "peak_rss_bytes",
+    "minor_faults",
+    "processor_seconds",
+    "seconds_since_start",
+];
 
 /// The backend that this run of the tests is about: `BERT_TRAIN_TEST_BACKEND`, or the one of every build.
 pub fn backend() -> String {

@@ -40,11 +40,37 @@ pub fn peak_rss_bytes() -> u64 {
     fs::read_to_string("/proc/self/status").ok().and_then(|text| parse_peak(&text)).unwrap_or(0)
 }
 
-/// Pages that this process has been given so far without a disk being read: memory touched for the first time, or
-/// again after it went back to the system. 0 where the system does not tell.
-#[must_use]
-pub fn minor_faults() -> u64 {
-    own_stat().and_then(|text| stat_field(&text, MINOR_FAULTS)).unwrap_or(0)
+/// What this process has taken from the machine since it was started; zeros where the system does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ResourceUse {
+    /// Pages given to it without a disk being read: memory touched for the first time, or again after it went back to
+    /// the system.
+    pub minor_faults: u64,
+    /// Processor time of all its threads, to a hundredth.
+    pub processor_seconds: f64,
+}
+
+impl ResourceUse {
+    /// Asks the system.
+    #[must_use]
+    pub fn now() -> Self {
+        own_stat().and_then(|text| Self::parse(&text)).unwrap_or_default()
+    }
+
+    fn parse(stat: &str) -> Option<Self> {
+        let ticks = stat_field(stat, USER_TICKS)? + stat_field(stat, SYSTEM_TICKS)?;
+        let minor_faults = stat_field(stat, MINOR_FAULTS)?;
+        Some(Self { minor_faults, processor_seconds: ticks as f64 / TICKS_PER_SECOND })
+    }
+
+    /// What was taken since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            minor_faults: self.minor_faults.saturating_sub(earlier.minor_faults),
+            processor_seconds: (self.processor_seconds - earlier.processor_seconds).max(0.0),
+        }
+    }
 }
 
 /// Wall seconds since this process was started, to a hundredth; `None` where the system does not tell.
@@ -56,8 +82,11 @@ pub fn seconds_since_start() -> Option<f64> {
     Some(uptime.split_whitespace().next()?.parse::<f64>().ok()? - started).filter(|seconds| *seconds >= 0.0)
 }
 
-/// Fields of /proc/self/stat, counted from 0 behind the name of the program; proc(5) calls them 10 and 22.
+/// Fields of /proc/self/stat, counted from 0 behind the name of the program; proc(5) counts from 1 and at the
+/// program's number.
 const MINOR_FAULTS: usize = 7;
+const USER_TICKS: usize = 11;
+const SYSTEM_TICKS: usize = 12;
 const START_TICKS: usize = 19;
 /// `USER_HZ`, the unit of times in /proc on every machine that Linux runs on today but Alpha.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -104,20 +133,22 @@ mod tests {
 
     #[test]
     fn fields_are_counted_behind_the_name() {
-        let stat = "7 (a) (b) R 1 2 3 4 5 6 1234 0 9 0 1 2 3 4 20 0 1 0 5678 99 1";
-        assert_eq!(stat_field(stat, MINOR_FAULTS), Some(1234));
+        let stat = "7 (a) (b) R 1 2 3 4 5 6 1234 0 9 0 130 20 3 4 20 0 1 0 5678 99 1";
+        let expected = ResourceUse { minor_faults: 1234, processor_seconds: 1.5 };
+        assert_eq!(ResourceUse::parse(stat), Some(expected));
         assert_eq!(stat_field(stat, START_TICKS), Some(5678));
-        assert_eq!(stat_field("7 (a", MINOR_FAULTS), None);
+        assert_eq!(ResourceUse::parse("7 (a"), None);
     }
 
     #[test]
     fn touching_memory_counts_as_faults() {
         const PAGE_LEN: usize = 4096;
-        let before = minor_faults();
+        let before = ResourceUse::now();
         // More than any allocator keeps back; a page of 2 MB at once would count once.
         let touched = vec![1_u8; 64 << 20];
         assert!(touched.iter().step_by(PAGE_LEN).all(|byte| *byte == 1));
-        assert!(minor_faults() >= before + 32, "{before} before, {} after", minor_faults());
+        let taken = ResourceUse::now().since(before);
+        assert!(taken.minor_faults >= 32, "{taken:?}");
         assert!(seconds_since_start().is_none_or(|seconds| seconds < 86_400.0));
     }
 }

@@ -5,7 +5,7 @@
 use crate::{
     error::TrainError,
     figures::mean,
-    machine,
+    machine::{self, ResourceUse},
     metrics::{ClassEvalLine, EvalLine, MetricsFile, PretrainEvalLine, StepFigures, StepLine},
     phase::PhaseSeconds,
     screen::Screen,
@@ -35,8 +35,8 @@ pub struct Reporter {
     screen: Screen,
     window: Window,
     stragglers: Stragglers,
-    /// Minor faults of this process up to the last line.
-    faults_before: u64,
+    /// What this process had taken at the last line.
+    used_before: ResourceUse,
 }
 
 impl Reporter {
@@ -44,7 +44,7 @@ impl Reporter {
     #[must_use]
     pub fn new(metrics: Option<MetricsFile>, screen: Screen, hosts: Vec<String>) -> Self {
         let (window, stragglers) = (Window::default(), Stragglers::new(hosts));
-        Self { metrics, screen, window, stragglers, faults_before: machine::minor_faults() }
+        Self { metrics, screen, window, stragglers, used_before: ResourceUse::now() }
     }
 
     /// Takes note of a step; writes a line if one is due.
@@ -67,9 +67,9 @@ impl Reporter {
         }
         let window = std::mem::take(&mut self.window);
         let Some(metrics) = &mut self.metrics else { return Ok(()) };
-        let faults = machine::minor_faults();
-        let num_faults = faults.saturating_sub(std::mem::replace(&mut self.faults_before, faults));
-        let line = step_line(report, &window, figures, num_faults);
+        let used = ResourceUse::now();
+        let used = used.since(std::mem::replace(&mut self.used_before, used));
+        let line = step_line(report, &window, figures, used);
         self.screen.progress(
             line.step,
             &format!("loss {:.4}, {:.0} tokens/s", line.figures.loss(), line.tokens_per_second),
@@ -145,7 +145,7 @@ fn readable(line: &StepLine) -> String {
     )
 }
 
-fn step_line(report: &StepReport, window: &Window, figures: StepFigures, num_faults: u64) -> StepLine {
+fn step_line(report: &StepReport, window: &Window, figures: StepFigures, used: ResourceUse) -> StepLine {
     StepLine {
         kind: "train".to_string(),
         step: report.step,
@@ -158,7 +158,8 @@ fn step_line(report: &StepReport, window: &Window, figures: StepFigures, num_fau
         padded_share: 1.0 - mean(report.num_tokens as f64, report.num_positions),
         seconds: window.seconds.over(window.num_steps),
         peak_rss_bytes: report.peak_rss_bytes,
-        minor_faults: num_faults / window.num_steps.max(1),
+        minor_faults: used.minor_faults / window.num_steps.max(1),
+        processor_seconds: used.processor_seconds / window.num_steps.max(1) as f64,
         seconds_since_start: machine::seconds_since_start(),
     }
 }

@@ -51,6 +51,8 @@ pub struct Step {
     pub phases: [f64; PHASES.len()],
     /// Of rank 0; `None` if the program does not tell.
     pub minor_faults: Option<f64>,
+    /// Of rank 0; `None` if the program does not tell.
+    pub processor_seconds: Option<f64>,
 }
 
 /// One run.
@@ -59,6 +61,8 @@ pub struct OurRun {
     pub steps: Vec<Step>,
     /// Of the rank that took most.
     pub peak_rss_bytes: f64,
+    /// By how much that grew behind the steps that do not count.
+    pub rss_growth_bytes: f64,
     /// From the start of rank 0's process; `None` if the program does not tell.
     pub seconds_to_first_step: Option<f64>,
     /// What was printed of the peak before this run.
@@ -76,11 +80,14 @@ impl OurRun {
         let lines = lines.context("a line of metrics.jsonl is not JSON")?;
         let lines: Vec<&Value> = lines.iter().filter(|line| line["kind"] == "train").collect();
         let (first, last) = lines.first().zip(lines.last()).context("metrics.jsonl has no steps")?;
+        let warm = lines.get(NUM_WARM_UP - 1).unwrap_or(last);
+        let peak_rss_bytes = number(last, "peak_rss_bytes")?;
         let started = first["seconds_since_start"].as_f64();
         let steps = lines.iter().skip(NUM_WARM_UP).map(|line| Step::read(line, num_positions as f64));
         Ok(Self {
             steps: steps.collect::<anyhow::Result<_>>()?,
-            peak_rss_bytes: number(last, "peak_rss_bytes")?,
+            peak_rss_bytes,
+            rss_growth_bytes: peak_rss_bytes - number(warm, "peak_rss_bytes")?,
             seconds_to_first_step: started
                 .zip(first["seconds"]["step"].as_f64())
                 .map(|(end, step)| end - step),
@@ -93,21 +100,39 @@ impl OurRun {
         Spread::of(self.steps.iter().map(|step| step.tokens_per_second)).map_or(0.0, |spread| spread.median)
     }
 
-    /// Operations of the products of the median step, 10^9 per second, over the peak of this kind.
+    /// Processor time of rank 0 in the median step.
+    pub fn processor_seconds(&self) -> Option<f64> {
+        Some(Spread::of(self.steps.iter().filter_map(|step| step.processor_seconds))?.median)
+    }
+
+    /// Operations of the products of the median step, 10^9 per second of the clock, over the peak of this kind.
     pub fn share_of(&self, peak: &str, sizes: &Sizes, num_rows: usize) -> Option<f64> {
-        let rate = |step: &Step| {
-            let content = Content {
-                num_rows: num_rows as f64,
-                num_tokens: step.num_tokens,
-                num_masked: step.num_masked,
-            };
-            sizes.operations(content) / step.seconds / 1e9
-        };
+        let rate = |step: &Step| step.operations(sizes, num_rows) / step.seconds / 1e9;
         Some(Spread::of(self.steps.iter().map(rate))?.median / self.peak[peak].as_f64()?)
+    }
+
+    /// The same per second that the threads of rank 0 have run, over the peak of a thread.
+    pub fn share_of_running(&self, peak: &str, sizes: &Sizes, num_rows: usize, shape: Shape) -> Option<f64> {
+        let rate = |step: &Step| {
+            let seconds = step.processor_seconds.filter(|seconds| *seconds > 0.0)?;
+            Some(step.operations(sizes, num_rows) / shape.num_ranks as f64 / seconds / 1e9)
+        };
+        let num_threads = (shape.num_ranks * shape.num_threads) as f64;
+        let median = Spread::of(self.steps.iter().filter_map(rate))?.median;
+        Some(median / (self.peak[peak].as_f64()? / num_threads))
     }
 }
 
 impl Step {
+    /// Of all ranks.
+    fn operations(&self, sizes: &Sizes, num_rows: usize) -> f64 {
+        sizes.operations(Content {
+            num_rows: num_rows as f64,
+            num_tokens: self.num_tokens,
+            num_masked: self.num_masked,
+        })
+    }
+
     fn read(line: &Value, num_positions: f64) -> anyhow::Result<Self> {
         let padded_share = number(line, "padded_share")?;
         let mut phases = [0.0; PHASES.len()];
@@ -122,6 +147,7 @@ impl Step {
             padded_share,
             phases,
             minor_faults: line["minor_faults"].as_f64(),
+            processor_seconds: line["processor_seconds"].as_f64(),
         })
     }
 }
@@ -148,7 +174,8 @@ mod tests {
         json!({"kind": "train", "masked_tokens": 30, "padded_share": 0.5, "tokens_per_second": 128.0 / seconds,
                "seconds": {"step": seconds, "data_wait": 0.0, "forward": 0.1, "backward": 0.2,
                            "communication_exposed": 0.0, "optimizer": 0.1},
-               "peak_rss_bytes": 7, "minor_faults": 5, "seconds_since_start": 3.0})
+               "peak_rss_bytes": 1e6 / seconds, "minor_faults": 5, "processor_seconds": seconds / 2.0,
+               "seconds_since_start": 3.0})
     }
 
     #[test]
@@ -159,12 +186,15 @@ mod tests {
         let run = OurRun::parse(&lines.join("\n"), json!({"registers": 2.0}), 256).unwrap();
         assert_eq!(run.tokens_per_second(), 64.0);
         assert_eq!(run.seconds_to_first_step, Some(2.0));
+        assert_eq!((run.peak_rss_bytes, run.rss_growth_bytes.round()), (1e6, 888_889.0));
         assert_eq!((run.steps.len(), run.steps[0].num_tokens), (3, 128.0));
 
         let sizes = Sizes { num_layers: 1, hidden: 100, intermediate: 400, vocab: 1000 };
         let content = Content { num_rows: 4.0, num_tokens: 128.0, num_masked: 30.0 };
         let expected = sizes.operations(content) / 2.0 / 1e9 / 2.0;
         assert_eq!(run.share_of("registers", &sizes, 4), Some(expected));
+        let shape = Shape { num_ranks: 2, num_threads: 1 };
+        assert_eq!(run.share_of_running("registers", &sizes, 4, shape), Some(2.0 * expected));
         assert_eq!(run.share_of("nothing", &sizes, 4), None);
     }
 

@@ -55,6 +55,8 @@ pub struct Torch {
 pub struct PeerRun {
     /// Of all ranks, the median step.
     pub tokens_per_second: f64,
+    /// Processor time of rank 0 in the median step.
+    pub processor_seconds: f64,
     pub result: Value,
 }
 
@@ -138,15 +140,21 @@ impl PeerRun {
         let line = text.lines().rev().find(|line| line.starts_with('{'));
         let line = line.with_context(|| format!("the peer printed no result: `{text}`"))?;
         let result: Value = serde_json::from_str(line).with_context(|| format!("not a result: `{line}`"))?;
-        let seconds = result["seconds"].as_array().map(|steps| steps.iter().skip(NUM_WARM_UP));
-        let seconds = seconds.into_iter().flatten().filter_map(Value::as_f64);
-        let median = Spread::of(seconds).context("the peer made no steps that count")?.median;
-        Ok(Self { tokens_per_second: num_tokens / median, result })
+        let median = |key: &str| {
+            let steps = result[key].as_array().into_iter().flatten().skip(NUM_WARM_UP);
+            let spread = Spread::of(steps.filter_map(Value::as_f64));
+            spread
+                .map(|spread| spread.median)
+                .with_context(|| format!("the peer has no `{key}` of steps that count"))
+        };
+        let (seconds, processor_seconds) = (median("seconds")?, median("processor_seconds")?);
+        Ok(Self { tokens_per_second: num_tokens / seconds, processor_seconds, result })
     }
 
     /// This run as JSON.
     pub fn json(&self, form: Form, ours: usize) -> Value {
-        json!({"form": form.head(), "ours": ours, "tokens_per_second": self.tokens_per_second, "result": self.result})
+        json!({"form": form.head(), "ours": ours, "tokens_per_second": self.tokens_per_second,
+               "processor_seconds": self.processor_seconds, "result": self.result})
     }
 }
 
@@ -156,9 +164,10 @@ mod tests {
 
     #[test]
     fn the_result_is_found_among_what_libraries_print() {
-        let text = "[Gloo] Rank 0 is connected\n{\"seconds\": [9, 9, 9, 2, 4, 1], \"loss\": 1.5}\n";
+        let text = "[Gloo] Rank 0 is connected\n{\"seconds\": [9, 9, 9, 2, 4, 1], \"processor_seconds\": [9, 9, 9, 3], \"loss\": 1.5}\n";
         let run = PeerRun::parse(text, 100.0).unwrap();
-        assert_eq!((run.tokens_per_second, run.result["loss"].as_f64()), (50.0, Some(1.5)));
+        assert_eq!((run.tokens_per_second, run.processor_seconds), (50.0, 3.0));
+        assert_eq!(run.result["loss"].as_f64(), Some(1.5));
         assert!(PeerRun::parse("[Gloo]\n", 100.0).unwrap_err().to_string().contains("no result"));
         assert!(PeerRun::parse("{\"seconds\": [1, 2, 3]}", 100.0).is_err());
     }

@@ -77,8 +77,9 @@ impl Report<'_> {
         writeln!(
             out,
             "| backend, precision, ranks x threads | tokens/s | s per step | share of the peak in registers, % | share of \
-             the largest product, % | peak, product: 10^9/s | minor faults per step | peak memory of a rank, MB | start to \
-             first step, s |\n|---|---|---|---|---|---|---|---|---|"
+             the largest product, % | share of registers by processor time, % | peak, product: 10^9/s | minor faults per step | peak memory of a rank, MB | its growth \
+             after step {NUM_WARM_UP} | start to first step, s | processor time per step, s |\n|{}",
+            "---|".repeat(12)
         )?;
         for variant in self.variants {
             let num_rows = self.setting.num_rows * variant.shape.num_ranks;
@@ -89,17 +90,24 @@ impl Report<'_> {
             let peak = |name: &'static str| of_runs(&move |run| run.peak[name].as_f64());
             writeln!(
                 out,
-                "| {} | {} | {} | {} | {} | {}, {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {}, {} | {} | {} | {} | {} | {} |",
                 variant.name(),
                 text(of_steps(|step| step.tokens_per_second), 1.0, 0),
                 text(of_steps(|step| step.seconds), 1.0, 3),
                 text(share("registers"), 100.0, 0),
                 text(share("product"), 100.0, 0),
+                text(
+                    of_runs(&|run| run.share_of_running("registers", &sizes, num_rows, variant.shape)),
+                    100.0,
+                    0
+                ),
                 text(peak("registers"), 1.0, 0),
                 text(peak("product"), 1.0, 0),
                 text(Spread::of(variant.steps().filter_map(|step| step.minor_faults)), 1.0, 0),
                 text(of_runs(&|run| Some(run.peak_rss_bytes)), 1e-6, 0),
+                text(of_runs(&|run| Some(run.rss_growth_bytes)), 1e-6, 0),
                 text(of_runs(&|run| run.seconds_to_first_step), 1.0, 2),
+                text(Spread::of(variant.steps().filter_map(|step| step.processor_seconds)), 1.0, 2),
             )?;
         }
         Ok(())
@@ -139,16 +147,21 @@ impl Report<'_> {
         )?;
         writeln!(
             out,
-            "| | ours, tokens/s | the peer's | ratio | peak memory of the peer's rank 0, MB |\n|---|---|---|---|---|"
+            "| | ours, tokens/s | the peer's | ratio | ratio of processor time per step | peak memory of the peer's rank 0, MB \
+             |\n|{}",
+            "---|".repeat(6)
         )?;
         for variant in self.variants {
             for form in [Form::AsUsers, Form::Tuned] {
                 let pairs = || variant.pairs.iter().filter(|pair| pair.form == form);
                 let ours = |idx: usize| variant.ours[idx].tokens_per_second();
+                let processor = pairs().filter_map(|pair| {
+                    Some(pair.peer.processor_seconds / variant.ours[pair.ours].processor_seconds()?)
+                });
                 let memory = pairs().filter_map(|pair| pair.peer.result["peak_rss_bytes"].as_f64());
                 writeln!(
                     out,
-                    "| {} beside {} | {} | {} | {} | {} |",
+                    "| {} beside {} | {} | {} | {} | {} | {} |",
                     variant.name(),
                     form.name(),
                     text(Spread::of(pairs().map(|pair| ours(pair.ours))), 1.0, 0),
@@ -158,6 +171,7 @@ impl Report<'_> {
                         1.0,
                         2
                     ),
+                    text(Spread::of(processor), 1.0, 2),
                     text(Spread::of(memory), 1e-6, 0),
                 )?;
             }
@@ -211,11 +225,12 @@ impl Report<'_> {
         let step = |step: &Step| {
             json!({"seconds": step.seconds, "tokens_per_second": step.tokens_per_second, "phases": step.phases,
                    "padded_share": step.padded_share, "masked_tokens": step.num_masked,
-                   "minor_faults": step.minor_faults})
+                   "minor_faults": step.minor_faults, "processor_seconds": step.processor_seconds})
         };
         let run = |run: &OurRun| {
             json!({"steps": run.steps.iter().map(step).collect::<Vec<_>>(), "peak": run.peak,
-                   "peak_rss_bytes": run.peak_rss_bytes, "seconds_to_first_step": run.seconds_to_first_step})
+                   "peak_rss_bytes": run.peak_rss_bytes,
+                   "rss_growth_bytes": run.rss_growth_bytes, "seconds_to_first_step": run.seconds_to_first_step})
         };
         let variant = |variant: &Variant| {
             let pairs = variant.pairs.iter().map(|pair| pair.peer.json(pair.form, pair.ours));

@@ -199,7 +199,7 @@ impl Setting {
         let mut command = processes::pinned(&self.cores, &self.peak);
         let shape = [(self.num_rows * self.row_len) as u64, sizes.intermediate, sizes.hidden];
         command.arg(&variant.precision).arg((num_ranks * num_threads).to_string());
-        command.args(shape.map(|size| size.to_string())).arg("0.05");
+        command.args(shape.map(|size| size.to_string()));
         let line = output_of(command)?;
         serde_json::from_str(line.trim()).with_context(|| format!("not a peak: `{line}`"))
     }
@@ -251,7 +251,7 @@ fn build_program(root: &Path) -> anyhow::Result<PathBuf> {
 fn fill_vocabulary(from: &Path, vocab_size: usize, to: &Path) -> anyhow::Result<usize> {
     let text = fs::read_to_string(from).with_context(|| {
         format!(
-            "no vocabulary `{}`; for the demo corpus run launch/fetch-demo.sh and bert vocab",
+            "no `{}`; launch/quickstart.sh fetches the demo corpus and trains its vocabulary",
             from.display()
         )
     })?;
