@@ -44,29 +44,6 @@ impl SlotTree {
         self.merge_equal_heights();
     }
 
-    /// Adds the vector of the next slot from borrowed values; copies only where it must.
-    ///
-    /// # Panics
-    ///
-    /// If `values` is not as long as the vectors before it.
-    #[track_caller]
-    pub fn push_slice(&mut self, values: &[f32]) {
-        self.check_len(values.len());
-        match self.subtrees.last_mut() {
-            Some(left) if left.height == 0 => {
-                add_assign(&mut left.values, values);
-                left.height = 1;
-            }
-            _ => {
-                let mut copy = self.take_buffer();
-                copy.clear();
-                copy.extend_from_slice(values);
-                self.subtrees.push(Subtree { height: 0, values: copy });
-            }
-        }
-        self.merge_equal_heights();
-    }
-
     /// Returns the sum over all pushed slots and leaves the tree empty, ready for the next step.
     ///
     /// # Panics
@@ -86,6 +63,11 @@ impl SlotTree {
     /// Returns a vector of earlier use, of any length and content, or an empty one.
     pub fn take_buffer(&mut self) -> Vec<f32> {
         self.spare.pop().unwrap_or_default()
+    }
+
+    /// Number of values that the vector [`SlotTree::take_buffer`] returns can hold without more memory.
+    pub fn spare_capacity(&self) -> usize {
+        self.spare.last().map_or(0, Vec::capacity)
     }
 
     /// Gives a vector back for later use by this tree.
@@ -221,7 +203,7 @@ mod tests {
             let own = slots_of_rank(slots.len(), World::new(rank, num_ranks).unwrap()).unwrap();
             let mut tree = SlotTree::new();
             for slot in own {
-                if slot % 3 == 0 { tree.push(slots[slot].clone()) } else { tree.push_slice(&slots[slot]) }
+                tree.push(slots[slot].clone());
             }
             parts.extend(tree.finish());
         }
@@ -294,7 +276,10 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for _step in 0..10 {
             for _slot in 0..8 {
-                tree.push_slice(&[1.0; 7]);
+                let mut slot = tree.take_buffer();
+                slot.clear();
+                slot.resize(7, 1.0);
+                tree.push(slot);
             }
             let sum = tree.finish();
             assert_eq!(sum, [8.0; 7]);

@@ -7,7 +7,7 @@
 
 mod timing;
 
-use bert_kernels::gemm::{self, Matrix, PackedA, PackedB, Path, Precision};
+use bert_kernels::gemm::{self, LeftScratch, Matrix, PackedA, PackedB, Path, Precision};
 use std::hint::black_box;
 use timing::rate;
 
@@ -35,31 +35,34 @@ fn main() {
 fn report(path: Path) {
     println!("{path}");
     println!(
-        "  rows x  cols x depth    peak | multiply  share | with packing NN       NT       TN   (GF/s, share)"
+        "  rows x  cols x depth    peak | multiply  share | with packing NN       NT       TN | left in place   (GF/s, share)"
     );
     for shape in SHAPES {
         let rates = measure(path, shape);
         let share = |i: usize| format!("{:6.1} {:2.0} %", rates[i], 100.0 * rates[i] / rates[0]);
         let [rows, cols, depth] = shape;
         println!(
-            " {rows:>5} x {cols:>5} x {depth:>5}  {:6.1} | {}     |  {}  {}  {}",
+            " {rows:>5} x {cols:>5} x {depth:>5}  {:6.1} | {}     |  {}  {}  {} | {}",
             rates[0],
             share(1),
             share(2),
             share(3),
             share(4),
+            share(5),
         );
     }
 }
 
-/// Returns the rates of registers, of multiplying alone, and of packing and multiplying in three orientations.
-fn measure(path: Path, [rows, cols, depth]: [usize; 3]) -> [f64; 5] {
+/// Returns the rates of registers, of multiplying alone, and of packing and multiplying in three orientations,
+/// and of multiplying a left operand that is not packed with a right one that is.
+fn measure(path: Path, [rows, cols, depth]: [usize; 3]) -> [f64; 6] {
     let operations = 2 * rows * cols * depth;
     let values = |len: usize| -> Vec<f32> { (0..len).map(|i| (i % 251) as f32 / 251.0 - 0.5).collect() };
     let (left, right) = (values(rows * depth), values(depth * cols));
     let mut out = vec![0.0; rows * cols];
     let (mut a, mut b) = (PackedA::for_path(path), PackedB::for_path(path));
-    let mut rates: [Vec<f64>; 5] = Default::default();
+    let mut left_scratch = LeftScratch::for_path(path);
+    let mut rates: [Vec<f64>; 6] = Default::default();
     for _ in 0..REPETITIONS {
         rates[0].push(rate(|| path.multiply_in_registers(black_box(100_000))));
         for (i, (a_turned, b_turned)) in
@@ -74,6 +77,11 @@ fn measure(path: Path, [rows, cols, depth]: [usize; 3]) -> [f64; 5] {
         }
         rates[1].push(rate(|| {
             gemm::multiply(&a, &b, &mut out);
+            operations
+        }));
+        rates[5].push(rate(|| {
+            let left = Matrix::new(&left, rows, depth);
+            gemm::multiply(left_scratch.take(left, false), &b, &mut out);
             operations
         }));
         black_box(&out);

@@ -1,6 +1,6 @@
 //! Time of the kernels around the matrix products of a training step, for 8 rows of 128 tokens and 2 of 512.
 //!
-//! `cargo bench -p bert-kernels --bench kernels`. One thread, medians; where a kernel multiplies, its share of what
+//! `cargo bench -p bert-kernels --bench kernels [-- attention | head | element]`. One thread, medians; where a kernel multiplies, its share of what
 //! the same instruction reaches in registers in the same run.
 #![expect(clippy::print_stdout, reason = "a benchmark reports by printing")]
 
@@ -21,16 +21,24 @@ const DROPOUT: Option<Dropout> = Some(Dropout { key_bits: 7, probability: 0.1 })
 
 fn main() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool of one thread starts");
+    let only: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|arg| arg == name);
     pool.install(|| {
         for precision in [Precision::F32, Precision::Bf16] {
             println!("{}", precision.path());
             let peak = median(|| precision.path().multiply_in_registers(black_box(100_000)));
             println!("peak {peak:.1} GF/s");
-            attention(precision, peak, 8, 128);
-            attention(precision, peak, 2, 512);
-            head(precision, peak);
+            if wanted("attention") {
+                attention(precision, peak, 8, 128);
+                attention(precision, peak, 2, 512);
+            }
+            if wanted("head") {
+                head(precision, peak);
+            }
         }
-        element_wise();
+        if wanted("element") {
+            element_wise();
+        }
     });
 }
 
@@ -86,13 +94,10 @@ fn head(precision: Precision, peak: f64) {
     let labels: Vec<u32> = (0..num_masked as u32).map(|i| i * 97).collect();
     let mut gradients = (vec![0.0; hidden.len()], vec![0.0; table.len()], vec![0.0; vocab_size]);
     let mut head = MlmHead::new(precision);
-    report("MLM head, packing the table", table.len(), peak, || {
-        head.pack_table(&table, vocab_size, HIDDEN);
-    });
     report("MLM head, forward and backward", 6 * num_masked * vocab_size * HIDDEN, peak, || {
         let (hidden_grad, table_grad, bias_grad) = (&mut gradients.0, &mut gradients.1, &mut gradients.2);
         let out = MlmGradients { hidden: hidden_grad, table: table_grad, bias: bias_grad };
-        black_box(head.train(&hidden, &bias, &labels, 1e-3, out));
+        black_box(head.train(&table, &hidden, &bias, &labels, 1e-3, out));
     });
 }
 

@@ -8,17 +8,24 @@
 //! [FlashAttention, Dao et al., 2022](https://arxiv.org/abs/2205.14135) for computing again.
 
 mod backward;
+mod scratch;
 mod softmax;
 
 pub use backward::backward;
 
-use crate::dropout::{self, Dropout};
-use crate::gemm::{Matrix, PackedA, PackedB, Precision, Region, compute};
+use crate::dropout::Dropout;
+use crate::gemm::{Matrix, Precision, Region, compute, compute_then};
+use crate::simd::window::{Window, fetch};
 use rayon::prelude::*;
-use std::cell::RefCell;
+use scratch::{Factors, Scratch, with_scratch};
 
 /// Scores of one block of queries: 256 KB, so that those and their gradients fit the second cache.
 const BLOCK_SCORES: usize = 64 * 1024;
+
+/// Queries whose maxima are looked for together: the processor works on several rows at the same time.
+const GROUP_QUERIES: usize = 4;
+/// Rows of the largest tile; blocks of queries are multiples of it.
+const TILE_ROWS: usize = 14;
 
 /// What is attended to, and how.
 #[derive(Clone, Copy, Debug)]
@@ -47,22 +54,6 @@ struct Job {
     num_tokens: usize,
 }
 
-/// Memory of one thread, kept from job to job.
-struct Scratch {
-    precision: Precision,
-    left: PackedA,
-    keys_turned: PackedB,
-    keys: PackedB,
-    values: PackedB,
-    block: PackedB,
-    probs: Vec<f32>,
-    grads: Vec<f32>,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Option<Box<Scratch>>> = const { RefCell::new(None) };
-}
-
 /// Writes the context of every token, and what [`backward`] needs of the softmax.
 ///
 /// The scores are `q · k / sqrt(head_size)`.
@@ -79,11 +70,11 @@ thread_local! {
 pub fn forward(attention: Attention<'_>, qkv: &[f32], context: &mut [f32], statistics: &mut [f32]) {
     attention.check(&[qkv.len() / 3, context.len()], qkv.len(), statistics.len());
     let jobs = attention.jobs();
-    let contexts = attention.rows_by_head(&jobs, context, 1).into_iter().map(|[rows]| rows);
-    let work: Vec<_> = jobs.iter().zip(contexts).zip(attention.statistics_of(&jobs, statistics)).collect();
-    for_each(work, |((job, context), statistics)| {
+    let contexts = attention.windows_of(&jobs, context).map(|[window]| window);
+    let work: Vec<_> = contexts.zip(attention.statistics_of(&jobs, statistics)).enumerate().collect();
+    for_each(work, |(i, (context, statistics))| {
         with_scratch(attention.precision, |scratch| {
-            attention.forward_job(*job, qkv, context, statistics, scratch);
+            attention.forward_job(&jobs[i..], qkv, context, statistics, scratch);
         });
     });
 }
@@ -128,27 +119,23 @@ impl<'a> Attention<'a> {
         .collect()
     }
 
-    /// Hands each job its stretches of the rows of `[num_tokens, PARTS, num_heads, head_size]`.
-    fn rows_by_head<'m, const PARTS: usize>(
+    /// Hands each job its columns in its tokens of `[num_tokens, PARTS, num_heads, head_size]`.
+    fn windows_of<'m, const PARTS: usize>(
         &self,
         jobs: &[Job],
         matrix: &'m mut [f32],
-        parts: usize,
-    ) -> Vec<[Vec<[&'m mut [f32]; 1]>; PARTS]> {
-        let mut by_job: Vec<[Vec<_>; PARTS]> =
-            jobs.iter().map(|job| std::array::from_fn(|_| Vec::with_capacity(job.num_tokens))).collect();
-        let mut tokens = matrix.chunks_exact_mut(parts * self.width());
-        for (row_jobs, jobs) in by_job.chunks_mut(self.num_heads).zip(jobs.chunks(self.num_heads)) {
-            for token in tokens.by_ref().take(jobs[0].num_tokens) {
-                let mut heads = token.chunks_exact_mut(self.head_size);
-                for part in 0..PARTS {
-                    for (job, head) in row_jobs.iter_mut().zip(heads.by_ref().take(self.num_heads)) {
-                        job[part].push([head]);
-                    }
-                }
+    ) -> impl Iterator<Item = [Window<'m>; PARTS]> {
+        let (width, head_size) = (self.width(), self.head_size);
+        let num_tokens = matrix.len() / (PARTS * width);
+        let mut rest = Window::new(matrix, num_tokens, PARTS * width, PARTS * width);
+        let mut row: [Window<'m>; PARTS] = std::array::from_fn(|_| rest.cut_rows(0));
+        jobs.iter().map(move |job| {
+            if job.head_idx == 0 {
+                let mut tokens = rest.cut_rows(job.num_tokens);
+                row = std::array::from_fn(|_| tokens.cut_cols(width));
             }
-        }
-        by_job
+            row.each_mut().map(|part| part.cut_cols(head_size))
+        })
     }
 
     /// Hands each job its two numbers per query.
@@ -178,71 +165,80 @@ impl<'a> Attention<'a> {
         Matrix::strided(&states[first..], len, self.head_size, self.width())
     }
 
-    /// Returns how many queries of a job are looked at together.
+    /// Returns how many queries of a job are looked at together: whole tiles, in blocks of about equal size.
     fn block_len(&self, job: Job) -> usize {
-        let fitting = BLOCK_SCORES / job.num_tokens;
-        let whole_tiles = fitting / 42 * 42; // 14 and 6 rows divide 42
-        whole_tiles.max(42).min(job.num_tokens)
+        let num_blocks = job.num_tokens.div_ceil((BLOCK_SCORES / job.num_tokens).max(TILE_ROWS));
+        job.num_tokens.div_ceil(num_blocks).next_multiple_of(TILE_ROWS).min(job.num_tokens)
     }
 
-    /// Drops probabilities, or their gradients, of one query.
-    fn drop_keys(&self, job: Job, query_idx: usize, keys: &mut [f32]) {
-        let query = (job.row_idx * self.num_heads + job.head_idx) * self.padded_len + query_idx;
-        dropout::drop_row(self.dropout, query as u64, self.padded_len, keys);
+    /// Returns what dropout multiplies the probabilities of one query with.
+    fn drop_keys<'s>(&self, job: Job, query_idx: usize, factors: &'s mut Factors) -> &'s [f32] {
+        if let Some(dropout) = self.dropout.filter(|dropout| dropout.probability > 0.0) {
+            let query = (job.row_idx * self.num_heads + job.head_idx) * self.padded_len + query_idx;
+            let first = query as u64 * self.padded_len as u64;
+            return factors.of(dropout, first);
+        }
+        factors.none()
     }
 
-    fn forward_job(
-        &self,
-        job: Job,
-        qkv: &[f32],
-        context: Vec<[&mut [f32]; 1]>,
-        statistics: &mut [[f32; 2]],
-        scratch: &mut Scratch,
-    ) {
-        let num_tokens = job.num_tokens;
-        let mut context = context.into_iter();
-        scratch.keys_turned.pack_here(self.part(job, qkv, 1, 0, num_tokens).transposed());
-        scratch.values.pack_here(self.part(job, qkv, 2, 0, num_tokens));
-        for (block_idx, statistics) in statistics.chunks_mut(self.block_len(job)).enumerate() {
-            let (from, len) = (block_idx * self.block_len(job), statistics.len());
-            self.scores(job, qkv, from, len, scratch);
-            let probs = &mut scratch.probs[..len * num_tokens];
-            for ((i, query), statistics) in
-                probs.chunks_exact_mut(num_tokens).enumerate().zip(statistics.iter_mut())
-            {
-                *statistics = softmax::forward(query);
-                self.drop_keys(job, from + i, query);
+    /// Asks for what the next job needs of the token as far from its first one; spread over a job, this costs nothing.
+    fn fetch(&self, next: Option<&Job>, token: usize, qkv: &[f32], states: &[&[f32]]) {
+        if let Some(next) = next.filter(|next| token < next.num_tokens) {
+            let (token, width, size) = (next.first_token + token, self.width(), self.head_size);
+            let head = next.head_idx * size;
+            for part in 0..3 {
+                fetch(&qkv[(3 * token + part) * width + head..][..size]);
             }
-            scratch.left.pack_here(Matrix::new(probs, len, num_tokens));
-            let rows = Region::of_rows(context.by_ref().take(len).collect());
-            compute(&scratch.left, &scratch.values, rows, &|_, _, _| {});
+            for states in states {
+                fetch(&states[token * width + head..][..size]);
+            }
         }
     }
 
-    /// Computes the scores of queries `from..from + len` into the scratch; the keys are packed there.
-    fn scores(&self, job: Job, qkv: &[f32], from: usize, len: usize, scratch: &mut Scratch) {
-        let scale = self.scale();
-        scratch.left.pack_here(self.part(job, qkv, 0, from, len));
-        let scores = grown(&mut scratch.probs, len * job.num_tokens);
-        compute(
-            &scratch.left,
-            &scratch.keys_turned,
-            Region::whole(scores, job.num_tokens),
-            &|_, _, [scores]: [&mut [f32]; 1]| {
-                for score in scores {
-                    *score *= scale;
+    /// Does the first of `jobs`, of which the second comes next.
+    fn forward_job(
+        &self,
+        jobs: &[Job],
+        qkv: &[f32],
+        mut context: Window<'_>,
+        statistics: &mut [[f32; 2]],
+        scratch: &mut Scratch,
+    ) {
+        let (job, num_tokens) = (jobs[0], jobs[0].num_tokens);
+        let Scratch { left, keys_turned, values, probs, factors, .. } = scratch;
+        keys_turned.pack_here(self.part(job, qkv, 1, 0, num_tokens).transposed());
+        values.pack_here(self.part(job, qkv, 2, 0, num_tokens));
+        factors.begin(num_tokens);
+        let (scale, rounds) = (self.scale(), left.rounds());
+        let block_len = self.block_len(job);
+        for (block_idx, statistics) in statistics.chunks_mut(block_len).enumerate() {
+            let (from, len) = (block_idx * block_len, statistics.len());
+            let mut scores = probs.of_shape(len, num_tokens, f32::NEG_INFINITY);
+            let queries = left.take(self.part(job, qkv, 0, from, len), false);
+            compute(queries, keys_turned, Region::whole(scores.window(), false));
+            for (group_idx, statistics) in statistics.chunks_mut(GROUP_QUERIES).enumerate() {
+                let queries = (group_idx * GROUP_QUERIES..).take(statistics.len());
+                for (i, statistics) in queries.clone().zip(&mut *statistics) {
+                    statistics[0] = softmax::max(scores.row(i), scale);
                 }
-            },
-        );
+                for (i, [max, factor]) in queries.zip(statistics) {
+                    let factors = self.drop_keys(job, from + i, factors);
+                    *factor = softmax::forward(scores.row(i), *max, scale, factors, rounds);
+                    self.fetch(jobs.get(1), from + i, qkv, &[]);
+                }
+            }
+            // Whole stretches without a rest, which are nearly all.
+            let normalise = |row: usize, _: usize, [context]: [&mut [f32]; 1]| {
+                let factor = statistics[row][1];
+                match context.as_mut_array::<32>() {
+                    Some(context) => context.iter_mut().for_each(|value| *value *= factor),
+                    None => context.iter_mut().for_each(|value| *value *= factor),
+                }
+            };
+            let exps = left.take(scores.matrix(), true);
+            compute_then(exps, values, Region::whole(context.cut_rows(len), false), Some(&normalise));
+        }
     }
-}
-
-/// Returns the first `len` elements of a buffer that grows and never shrinks.
-fn grown(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    &mut buffer[..len]
 }
 
 fn for_each<T: Send>(work: Vec<T>, job: impl Fn(T) + Send + Sync) {
@@ -251,25 +247,6 @@ fn for_each<T: Send>(work: Vec<T>, job: impl Fn(T) + Send + Sync) {
     } else {
         work.into_par_iter().with_max_len(1).for_each(job);
     }
-}
-
-/// Lends the memory of this thread to `work`.
-fn with_scratch(precision: Precision, work: impl FnOnce(&mut Scratch)) {
-    let kept = SCRATCH.take().filter(|scratch| scratch.precision == precision);
-    let mut scratch = kept.unwrap_or_else(|| {
-        Box::new(Scratch {
-            precision,
-            left: PackedA::new(precision),
-            keys_turned: PackedB::new(precision),
-            keys: PackedB::new(precision),
-            values: PackedB::new(precision),
-            block: PackedB::new(precision),
-            probs: Vec::new(),
-            grads: Vec::new(),
-        })
-    });
-    work(&mut scratch);
-    SCRATCH.set(Some(scratch));
 }
 
 /// The same results by the plainest loops, in f64.

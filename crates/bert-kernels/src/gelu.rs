@@ -35,8 +35,12 @@ impl GeluForm {
         }
     }
 
+    /// Turns a gradient of the output into that of the input `x`, compiled for the vectors of whoever inlines it.
+    ///
+    /// For use on finished tiles of a product ([`crate::gemm::multiply_then`]); [`backward`] is the same for whole
+    /// slices.
     #[inline(always)]
-    fn multiply_by_derivative(self, x: &[f32], gradient: &mut [f32]) {
+    pub fn multiply_by_derivative(self, x: &[f32], gradient: &mut [f32]) {
         match self {
             Self::Erf => map(x, gradient, |x, gradient| gradient * erf_derivative(x)),
             Self::Tanh => map(x, gradient, |x, gradient| gradient * tanh_derivative(x)),

@@ -7,10 +7,12 @@
 //! Method: [Anatomy of High-Performance Matrix Multiplication, Goto and van de Geijn, 2008](https://doi.org/10.1145/1356052.1356053).
 
 mod driver;
+mod left;
 mod pack;
 
 use driver::Output;
-pub(crate) use driver::{Region, compute};
+pub(crate) use driver::{Region, compute, compute_then};
+pub use left::{Left, LeftScratch};
 pub use pack::{Matrix, PackedA, PackedB};
 
 use crate::gelu::GeluForm;
@@ -98,8 +100,9 @@ impl fmt::Display for Path {
 /// # Panics
 ///
 /// If the shapes do not fit or the operands were packed for different precisions.
-pub fn multiply(a: &PackedA, b: &PackedB, out: &mut [f32]) {
-    multiply_then(a, b, out, |_, _, _| {});
+pub fn multiply<'a>(a: impl Into<Left<'a>>, b: &PackedB, out: &mut [f32]) {
+    let out = Output { rows: [out], continues: false };
+    driver::run(a.into(), b, out, driver::NOTHING);
 }
 
 /// Adds `a * b` to `out`. The sums go on from what is there.
@@ -111,9 +114,9 @@ pub fn multiply(a: &PackedA, b: &PackedB, out: &mut [f32]) {
 /// # Panics
 ///
 /// As [`multiply`].
-pub fn multiply_add(a: &PackedA, b: &PackedB, out: &mut [f32]) {
+pub fn multiply_add<'a>(a: impl Into<Left<'a>>, b: &PackedB, out: &mut [f32]) {
     let out = Output { rows: [out], continues: true };
-    driver::run(a, b, out, |_, _, _| {});
+    driver::run(a.into(), b, out, driver::NOTHING);
 }
 
 /// Writes `a * b + bias` into `out`.
@@ -125,7 +128,7 @@ pub fn multiply_add(a: &PackedA, b: &PackedB, out: &mut [f32]) {
 /// # Panics
 ///
 /// As [`multiply`], or if there is not one bias per column.
-pub fn multiply_bias(a: &PackedA, b: &PackedB, bias: &[f32], out: &mut [f32]) {
+pub fn multiply_bias<'a>(a: impl Into<Left<'a>>, b: &PackedB, bias: &[f32], out: &mut [f32]) {
     assert_eq!(bias.len(), b.cols(), "a product needs one bias per column");
     multiply_then(
         a,
@@ -149,8 +152,8 @@ pub fn multiply_bias(a: &PackedA, b: &PackedB, bias: &[f32], out: &mut [f32]) {
 /// # Panics
 ///
 /// As [`multiply_bias`].
-pub fn multiply_bias_gelu(
-    a: &PackedA,
+pub fn multiply_bias_gelu<'a>(
+    a: impl Into<Left<'a>>,
     b: &PackedB,
     bias: &[f32],
     form: GeluForm,
@@ -160,16 +163,18 @@ pub fn multiply_bias_gelu(
     assert_eq!(bias.len(), b.cols(), "a product needs one bias per column");
     let output = Output { rows: [before, out], continues: false };
     driver::run(
-        a,
+        a.into(),
         b,
         output,
-        #[inline(always)]
-        |_, first_col, [before, out]: [&mut [f32]; 2]| {
-            for (before, bias) in before.iter_mut().zip(&bias[first_col..]) {
-                *before += bias;
-            }
-            form.write(before, out);
-        },
+        Some(
+            #[inline(always)]
+            |_, first_col, [before, out]: [&mut [f32]; 2]| {
+                for (before, bias) in before.iter_mut().zip(&bias[first_col..]) {
+                    *before += bias;
+                }
+                form.write(before, out);
+            },
+        ),
     );
 }
 
@@ -183,24 +188,27 @@ pub fn multiply_bias_gelu(
 /// # Panics
 ///
 /// As [`multiply`].
-pub fn multiply_then(
-    a: &PackedA,
+pub fn multiply_then<'a>(
+    a: impl Into<Left<'a>>,
     b: &PackedB,
     out: &mut [f32],
     finish: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) {
     let out = Output { rows: [out], continues: false };
     driver::run(
-        a,
+        a.into(),
         b,
         out,
-        #[inline(always)]
-        |row, first_col, [values]: [&mut [f32]; 1]| finish(row, first_col, values),
+        Some(
+            #[inline(always)]
+            |row, first_col, [values]: [&mut [f32]; 1]| finish(row, first_col, values),
+        ),
     );
 }
 
 /// Returns the nearest bf16 (ties to even) as f32; a NaN stays one.
 #[must_use]
+#[inline(always)]
 pub fn round_to_bf16(value: f32) -> f32 {
     f32::from_bits(pack::bf16_in_upper_half(value))
 }

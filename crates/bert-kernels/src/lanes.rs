@@ -45,9 +45,10 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0; NUM_LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<NUM_LANES>(), b.as_chunks::<NUM_LANES>());
     for (a, b) in a.iter().zip(b) {
-        for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
-            *lane += a * b;
-        }
+        // Products apart from sums: in one loop the compiler would take lane by lane.
+        let mut products = *a;
+        products.iter_mut().zip(b).for_each(|(a, b)| *a *= b);
+        lanes.iter_mut().zip(&products).for_each(|(lane, product)| *lane += product);
     }
     for (lane, (a, b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
         *lane += a * b;

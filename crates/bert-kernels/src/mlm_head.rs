@@ -1,34 +1,34 @@
 //! The decoder of masked tokens with its loss: logits, log-softmax, cross-entropy and all gradients.
 //!
-//! Owns the packed table and the one matrix of logits, which turns into its own gradient in place. Rows are taken
-//! in blocks of a fixed number, so memory does not grow with the number of masked tokens. Loss sums leave
-//! undivided; what a row counts in the gradient comes in as a scale.
+//! Owns the logits. The table is read where it lies, in blocks of words that stay in the second cache: once for the
+//! logits, which leave that cache as exponentials, and once for both gradients, which are made of those. Tokens are
+//! taken in blocks of a fixed number, so memory does not grow with the number of masked tokens. Loss sums leave
+//! undivided; what a token counts in the gradient comes in as a scale.
 //! Paper: [BERT, Devlin et al., 2018](https://arxiv.org/abs/1810.04805), the masked language model.
 
-use crate::gemm::{self, Matrix, PackedA, PackedB, Precision};
-use crate::lanes::{self, NUM_LANES, fold};
-use crate::math::exp_non_positive;
-use crate::simd::widest;
+mod logits;
+mod words;
+
+use crate::gemm::{self, LeftScratch, Matrix, PackedB, Precision};
+use crate::slices::add_assign;
+use logits::{Logits, Losses};
 use rayon::prelude::*;
+use words::Words;
 
 /// Masked tokens whose logits exist at the same time.
 const BLOCK_ROWS: usize = 256;
-/// Words of the vocabulary whose gradients are packed at the same time.
-const BLOCK_WORDS: usize = 4096;
 
-/// The table, packed for all products of a step, and the memory that they need.
+/// The memory that the products with a table need.
 #[derive(Clone, Debug)]
 pub struct MlmHead {
-    vocab_size: usize,
-    hidden_size: usize,
-    /// `[hidden_size, vocab_size]`
-    decoder: PackedB,
-    /// `[BLOCK_WORDS, hidden_size]` each, the last one shorter.
-    tables: Vec<PackedB>,
     precision: Precision,
-    left: PackedA,
+    /// `[hidden_size, num_masked]`
+    hidden_turned: PackedB,
+    /// `[num_masked, hidden_size]`
     hidden: PackedB,
-    logits: Vec<f32>,
+    logits: Logits,
+    /// The gradient of hidden by each part of the vocabulary: `[num_parts, num_masked, hidden_size]`.
+    grad_hidden: Vec<f32>,
 }
 
 /// Loss and right answers of some masked tokens.
@@ -45,10 +45,22 @@ pub struct MlmLoss {
 pub struct MlmGradients<'a> {
     /// `[num_masked, hidden_size]`, overwritten.
     pub hidden: &'a mut [f32],
-    /// `[vocab_size, hidden_size]`, added to.
+    /// `[vocab_size, hidden_size]`, overwritten.
     pub table: &'a mut [f32],
-    /// `[vocab_size]`, added to.
+    /// `[vocab_size]`, overwritten.
     pub bias: &'a mut [f32],
+}
+
+/// What is decoded, and by what.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    precision: Precision,
+    table: &'a [f32],
+    bias: &'a [f32],
+    labels: &'a [u32],
+    hidden_size: usize,
+    hidden_turned: &'a PackedB,
+    hidden: &'a PackedB,
 }
 
 impl MlmHead {
@@ -56,51 +68,48 @@ impl MlmHead {
     #[must_use]
     pub fn new(precision: Precision) -> Self {
         Self {
-            vocab_size: 0,
-            hidden_size: 0,
-            decoder: PackedB::new(precision),
-            tables: Vec::new(),
             precision,
-            left: PackedA::new(precision),
+            hidden_turned: PackedB::new(precision),
             hidden: PackedB::new(precision),
-            logits: Vec::new(),
+            logits: Logits::default(),
+            grad_hidden: Vec::new(),
         }
     }
 
-    /// Packs the table, which may be the word embeddings; once per step.
+    /// Writes the logits.
     ///
     /// # Shapes
     ///
-    /// - table: `[vocab_size, hidden_size]`
+    /// - table: `[vocab_size, hidden_size]`; hidden: `[num_masked, hidden_size]`; bias: `[vocab_size]`
+    /// - logits: `[num_masked, vocab_size]`
     ///
     /// # Panics
     ///
-    /// If the table has another size or rows of nothing.
-    pub fn pack_table(&mut self, table: &[f32], vocab_size: usize, hidden_size: usize) {
-        assert_eq!(table.len(), vocab_size * hidden_size, "the table needs a row per word");
-        assert!(hidden_size > 0, "the table needs rows of at least one number");
-        (self.vocab_size, self.hidden_size) = (vocab_size, hidden_size);
-        self.decoder.pack(Matrix::new(table, vocab_size, hidden_size).transposed());
-        self.tables.resize_with(vocab_size.div_ceil(BLOCK_WORDS), || PackedB::new(self.precision));
-        for (packed, rows) in self.tables.iter_mut().zip(table.chunks(BLOCK_WORDS * hidden_size)) {
-            packed.pack(Matrix::new(rows, rows.len() / hidden_size, hidden_size));
-        }
+    /// If the lengths do not fit.
+    pub fn logits(&mut self, table: &[f32], hidden: &[f32], bias: &[f32], logits: &mut [f32]) {
+        let hidden_size = table.len() / bias.len();
+        let mut left = LeftScratch::new(self.precision);
+        let mut right = PackedB::new(self.precision);
+        right.pack(Matrix::new(table, bias.len(), hidden_size).transposed());
+        let hidden = left.operand(Matrix::new(hidden, hidden.len() / hidden_size, hidden_size));
+        gemm::multiply_bias(hidden, &right, bias, logits);
     }
 
     /// Returns loss and right answers.
     ///
     /// # Shapes
     ///
+    /// - table: `[vocab_size, hidden_size]`, which may be the word embeddings: it is read where it lies
     /// - hidden: `[num_masked, hidden_size]`; bias: `[vocab_size]`; labels: `[num_masked]`
     ///
     /// # Panics
     ///
     /// If the lengths do not fit, or a label is not below the vocabulary's size.
-    pub fn evaluate(&mut self, hidden: &[f32], bias: &[f32], labels: &[u32]) -> MlmLoss {
-        self.check(hidden, bias, labels);
+    pub fn evaluate(&mut self, table: &[f32], hidden: &[f32], bias: &[f32], labels: &[u32]) -> MlmLoss {
+        let hidden_size = check(table, hidden, bias, labels);
         let mut total = MlmLoss::default();
-        for (hidden, labels) in hidden.chunks(BLOCK_ROWS * self.hidden_size).zip(labels.chunks(BLOCK_ROWS)) {
-            total.add(self.losses(hidden, bias, labels, 0.0));
+        for (hidden, labels) in hidden.chunks(BLOCK_ROWS * hidden_size).zip(labels.chunks(BLOCK_ROWS)) {
+            total.add(self.losses(table, hidden, bias, labels, 0.0));
         }
         total
     }
@@ -109,7 +118,7 @@ impl MlmHead {
     ///
     /// # Shapes
     ///
-    /// - hidden: `[num_masked, hidden_size]`; bias: `[vocab_size]`; labels: `[num_masked]`
+    /// - table, hidden, bias, labels: as [`Self::evaluate`]
     /// - gradients: see [`MlmGradients`]
     ///
     /// # Panics
@@ -117,68 +126,95 @@ impl MlmHead {
     /// As [`Self::evaluate`], or if a gradient has another length than what it belongs to.
     pub fn train(
         &mut self,
+        table: &[f32],
         hidden: &[f32],
         bias: &[f32],
         labels: &[u32],
         scale: f32,
         gradients: MlmGradients<'_>,
     ) -> MlmLoss {
-        self.check(hidden, bias, labels);
-        let table_len = self.vocab_size * self.hidden_size;
+        let hidden_size = check(table, hidden, bias, labels);
         let lens = [gradients.hidden.len(), gradients.table.len(), gradients.bias.len()];
-        assert_eq!(lens, [hidden.len(), table_len, bias.len()], "a gradient for everything that has one");
-        let block_len = BLOCK_ROWS * self.hidden_size;
+        assert_eq!(lens, [hidden.len(), table.len(), bias.len()], "a gradient for everything that has one");
+        let block_len = BLOCK_ROWS * hidden_size;
         let blocks = hidden.chunks(block_len).zip(gradients.hidden.chunks_mut(block_len));
+        if labels.is_empty() {
+            gradients.table.fill(0.0);
+            gradients.bias.fill(0.0);
+        }
         let mut total = MlmLoss::default();
-        for ((hidden, grad_hidden), labels) in blocks.zip(labels.chunks(BLOCK_ROWS)) {
-            total.add(self.losses(hidden, bias, labels, scale));
-            let logits = &self.logits[..labels.len() * self.vocab_size];
-            sum_columns(logits, gradients.bias);
-            self.products(hidden, labels.len(), grad_hidden, gradients.table);
+        for (idx, ((hidden, grad_hidden), labels)) in blocks.zip(labels.chunks(BLOCK_ROWS)).enumerate() {
+            total.add(self.losses(table, hidden, bias, labels, scale));
+            self.hidden.pack(Matrix::new(hidden, labels.len(), hidden_size));
+            let (gradients, out) = ((&mut *gradients.table, &mut *gradients.bias), grad_hidden);
+            self.products((table, bias), labels, scale, idx > 0, gradients, out);
         }
         total
     }
 
-    fn check(&self, hidden: &[f32], bias: &[f32], labels: &[u32]) {
-        assert!(self.hidden_size > 0, "the table must be packed before it is used");
-        assert_eq!(hidden.len(), labels.len() * self.hidden_size, "one label per masked token");
-        assert_eq!(bias.len(), self.vocab_size, "one bias per word");
-        for label in labels {
-            assert!((*label as usize) < self.vocab_size, "label {label} of {} words", self.vocab_size);
-        }
+    /// Leaves in `self.logits` what the gradients of the logits of one block of tokens are made of.
+    fn losses(&mut self, table: &[f32], hidden: &[f32], bias: &[f32], labels: &[u32], scale: f32) -> MlmLoss {
+        let hidden_size = table.len() / bias.len();
+        self.hidden_turned.pack(Matrix::new(hidden, labels.len(), hidden_size).transposed());
+        let words = Words::new(bias.len());
+        let Self { precision, hidden_turned, hidden, .. } = self;
+        let task = Task { precision: *precision, table, bias, labels, hidden_size, hidden_turned, hidden };
+        let parts = self.logits.parts(&words, labels.len());
+        let answers: Vec<_> =
+            parts.map(|(part, logits)| words::exponentials(&task, &words, part, logits)).collect();
+        Losses::new(labels.len(), answers).finish(&mut self.logits, scale)
     }
 
-    /// Leaves the gradients of the logits of one block in `self.logits`.
-    fn losses(&mut self, hidden: &[f32], bias: &[f32], labels: &[u32], scale: f32) -> MlmLoss {
-        let num_logits = labels.len() * self.vocab_size;
-        if self.logits.len() < num_logits {
-            self.logits.resize(num_logits, 0.0);
+    /// Multiplies the gradients of the logits with the table and with the hidden states. Sums over tokens go on from what
+    /// is there, or begin.
+    fn products(
+        &mut self,
+        (table, bias): (&[f32], &[f32]),
+        labels: &[u32],
+        scale: f32,
+        continues: bool,
+        (grad_table, grad_bias): (&mut [f32], &mut [f32]),
+        grad_hidden: &mut [f32],
+    ) {
+        let hidden_size = table.len() / bias.len();
+        let words = Words::new(bias.len());
+        let Self { precision, hidden_turned, hidden, .. } = self;
+        let task = Task { precision: *precision, table, bias, labels, hidden_size, hidden_turned, hidden };
+        let len = grad_hidden.len();
+        self.grad_hidden.resize(self.grad_hidden.len().max(words.num_parts() * len), 0.0);
+        let part_len = words.part_len();
+        let parts = self.logits.parts(&words, labels.len());
+        let tables =
+            grad_table.par_chunks_mut(part_len * hidden_size).zip(grad_bias.par_chunks_mut(part_len));
+        let grads = tables.zip(self.grad_hidden.par_chunks_mut(len));
+        parts.zip(grads).for_each(|((part, logits), ((table, bias), hidden))| {
+            words::gradients(
+                &task,
+                &words,
+                part,
+                logits,
+                scale,
+                words::Gradients { table, bias, hidden, continues },
+            );
+        });
+        let mut sums = self.grad_hidden.chunks(len).take(words.num_parts());
+        if let Some(first) = sums.next() {
+            grad_hidden.copy_from_slice(first);
         }
-        let logits = &mut self.logits[..num_logits];
-        self.left.pack(Matrix::new(hidden, labels.len(), self.hidden_size));
-        gemm::multiply_bias(&self.left, &self.decoder, bias, logits);
-        let rows = logits.par_chunks_exact_mut(self.vocab_size).zip(labels);
-        let losses: Vec<MlmLoss> = rows.map(|(logits, label)| row_loss(logits, *label, scale)).collect();
-        let mut total = MlmLoss::default();
-        losses.into_iter().for_each(|loss| total.add(loss));
-        total
+        sums.for_each(|part| add_assign(grad_hidden, part));
     }
+}
 
-    /// Multiplies the gradients of the logits with the table and with the hidden states.
-    fn products(&mut self, hidden: &[f32], num_rows: usize, grad_hidden: &mut [f32], grad_table: &mut [f32]) {
-        let (vocab_size, hidden_size) = (self.vocab_size, self.hidden_size);
-        self.hidden.pack(Matrix::new(hidden, num_rows, hidden_size));
-        let grad_tables = grad_table.chunks_mut(BLOCK_WORDS * hidden_size);
-        grad_hidden.fill(0.0);
-        for (block_idx, (table, grad_table)) in self.tables.iter().zip(grad_tables).enumerate() {
-            let grads = &self.logits[block_idx * BLOCK_WORDS..num_rows * vocab_size];
-            let grads = Matrix::strided(grads, num_rows, grad_table.len() / hidden_size, vocab_size);
-            self.left.pack(grads);
-            gemm::multiply_add(&self.left, table, grad_hidden);
-            self.left.pack(grads.transposed());
-            gemm::multiply_add(&self.left, &self.hidden, grad_table);
-        }
+/// Returns the size of the hidden states.
+fn check(table: &[f32], hidden: &[f32], bias: &[f32], labels: &[u32]) -> usize {
+    assert!(!table.is_empty() && !bias.is_empty(), "the table needs a word, and rows of at least one number");
+    let (vocab_size, hidden_size) = (bias.len(), table.len() / bias.len());
+    assert_eq!(table.len(), vocab_size * hidden_size, "one bias per word");
+    assert_eq!(hidden.len(), labels.len() * hidden_size, "one label per masked token");
+    for label in labels {
+        assert!((*label as usize) < vocab_size, "label {label} of {vocab_size} words");
     }
+    hidden_size
 }
 
 impl MlmLoss {
@@ -186,66 +222,6 @@ impl MlmLoss {
         self.loss_sum += other.loss_sum;
         self.num_correct += other.num_correct;
     }
-}
-
-/// Turns the logits of one token into their gradients.
-fn row_loss(logits: &mut [f32], label: u32, scale: f32) -> MlmLoss {
-    widest(
-        #[inline(always)]
-        || {
-            let label = label as usize;
-            let max = lanes::max(logits);
-            let own = logits[label];
-            let is_first = own == max && logits[..label].iter().all(|logit| *logit != max);
-            for logit in logits.iter_mut() {
-                *logit = exp_non_positive(*logit - max);
-            }
-            let sum = sum(logits);
-            let factor = (f64::from(scale) / sum) as f32;
-            for exp in logits.iter_mut() {
-                *exp *= factor;
-            }
-            logits[label] -= scale;
-            MlmLoss {
-                loss_sum: sum.ln() - (f64::from(own) - f64::from(max)),
-                num_correct: u64::from(is_first),
-            }
-        },
-    )
-}
-
-/// Adds up in f64, in lanes.
-#[inline(always)]
-fn sum(values: &[f32]) -> f64 {
-    let mut lanes = [0.0; NUM_LANES];
-    let mut chunks = values.chunks_exact(NUM_LANES);
-    for chunk in &mut chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(*value);
-        }
-    }
-    for (lane, value) in lanes.iter_mut().zip(chunks.remainder()) {
-        *lane += f64::from(*value);
-    }
-    fold(lanes, |a, b| a + b)
-}
-
-/// Adds the sum over the rows of a matrix, in their order, to `sums`.
-fn sum_columns(matrix: &[f32], sums: &mut [f32]) {
-    const COLS: usize = 1024;
-    let num_cols = sums.len();
-    sums.par_chunks_mut(COLS).enumerate().for_each(|(chunk_idx, sums)| {
-        widest(
-            #[inline(always)]
-            || {
-                for row in matrix.chunks_exact(num_cols) {
-                    for (sum, value) in sums.iter_mut().zip(&row[chunk_idx * COLS..]) {
-                        *sum += value;
-                    }
-                }
-            },
-        );
-    });
 }
 
 /// The same results by the plainest loops, in f64.

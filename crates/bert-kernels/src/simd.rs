@@ -3,11 +3,12 @@
 //! Owns the detection; all `unsafe` of this crate is here and below. This file holds no intrinsics: the loops are
 //! ordinary Rust that the compiler vectorises once per target. Wider vectors change the speed and never the bits,
 //! because the order of every sum is written out in lanes and floating-point operations are not contracted.
-//! Intrinsics stand in [`tile`], [`transpose`] and [`peak`].
+//! Intrinsics stand in [`tile`], [`transpose`] and [`peak`], pointers in [`window`].
 
 pub(crate) mod peak;
 pub(crate) mod tile;
 pub(crate) mod transpose;
+pub(crate) mod window;
 
 /// Calls `work` compiled for the widest vectors available.
 ///

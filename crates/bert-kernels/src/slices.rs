@@ -32,6 +32,34 @@ fn add_chunk(acc: &mut [f32], x: &[f32]) {
     );
 }
 
+/// Writes the sums over the rows of a matrix, in their order, into `sums`.
+///
+/// # Shapes
+///
+/// - matrix: `[num_rows, num_cols]`; sums: `[num_cols]`
+///
+/// # Panics
+///
+/// If the matrix does not consist of rows as long as `sums`.
+pub fn sum_columns(matrix: &[f32], sums: &mut [f32]) {
+    const COLS: usize = 256; // sums that stay in the first cache while the rows pass
+    let num_cols = sums.len();
+    assert!(num_cols > 0 && matrix.len().is_multiple_of(num_cols), "rows of {num_cols} columns");
+    sums.par_chunks_mut(COLS).enumerate().for_each(|(chunk_idx, sums)| {
+        sums.fill(0.0);
+        widest(
+            #[inline(always)]
+            || {
+                for row in matrix.chunks_exact(num_cols) {
+                    for (sum, value) in sums.iter_mut().zip(&row[chunk_idx * COLS..]) {
+                        *sum += value;
+                    }
+                }
+            },
+        );
+    });
+}
+
 /// Returns the sum of squares, added up in f64 over fixed lanes: a function of the values alone.
 #[must_use]
 pub fn squared_norm(x: &[f32]) -> f64 {

@@ -7,19 +7,22 @@
 mod config;
 mod head;
 
+use std::{ops::Range, sync::Arc};
+
 use bert_random::Key;
 use burn::{Tensor, module::Module};
 
 use crate::{
-    backend::BackendKind,
     batch::{ClassifyBatch, PretrainBatch, TokenBatch},
+    compute::Compute,
     error::ModelError,
     init::initial_bucket,
     layout::{BucketLayout, ParameterLayout},
     loss::{CrossEntropy, cross_entropy},
     ops::raw,
-    pooling::Rows,
-    stages::{EncoderPass, GradientSink, LastGradients, Stages, leaf, loss_root, take_gradient},
+    parameters,
+    rows::TokenRows,
+    stages::{EncoderPass, GradientSink, LastGradients, Stages, buffer, leaf, loss_root, take_gradient},
 };
 
 pub use config::ClassifierConfig;
@@ -45,6 +48,7 @@ pub struct ClassifyModel {
 
 /// Everything backward starts from.
 struct ForwardPass {
+    rows: Arc<TokenRows>,
     encoder: EncoderPass,
     pooled: Tensor<2>,
     logits: Tensor<2>,
@@ -56,8 +60,12 @@ impl ClassifyModel {
     /// # Errors
     ///
     /// As [`crate::PretrainModel::init`].
-    pub fn init(config: &ClassifierConfig, init_key: Key, backend: BackendKind) -> Result<Self, ModelError> {
-        Self::build(config, backend, |bucket, _| initial_bucket(&config.model, bucket, init_key))
+    pub fn init(
+        config: &ClassifierConfig,
+        init_key: Key,
+        compute: impl Into<Compute>,
+    ) -> Result<Self, ModelError> {
+        Self::build(config, compute.into(), |bucket, _| initial_bucket(&config.model, bucket, init_key))
     }
 
     /// Builds a model from the values of its buckets, in layout order.
@@ -68,19 +76,21 @@ impl ClassifyModel {
     pub fn from_buckets(
         config: &ClassifierConfig,
         buckets: &[Vec<f32>],
-        backend: BackendKind,
+        compute: impl Into<Compute>,
     ) -> Result<Self, ModelError> {
-        Self::build(config, backend, |_, bucket_idx| buckets.get(bucket_idx).cloned().unwrap_or_default())
+        Self::build(config, compute.into(), |_, bucket_idx| {
+            buckets.get(bucket_idx).cloned().unwrap_or_default()
+        })
     }
 
     fn build(
         config: &ClassifierConfig,
-        backend: BackendKind,
+        compute: Compute,
         values: impl FnMut(&BucketLayout, usize) -> Vec<f32>,
     ) -> Result<Self, ModelError> {
         config.validate()?;
         let layout = ParameterLayout::for_classifier(&config.model, config.labels.len());
-        let stages = Stages::build(&config.model, layout, backend, values, |bucket, values, device| {
+        let stages = Stages::build(&config.model, layout, compute, values, |bucket, values, device| {
             ClassifierHead::load(config, bucket, values, device)
         })?;
         Ok(Self { config: config.clone(), stages })
@@ -103,6 +113,15 @@ impl ClassifyModel {
     /// If there is no such bucket or `out` is not as long as the bucket.
     pub fn read_bucket(&self, bucket_idx: usize, out: &mut [f32]) {
         self.stages.read_bucket(bucket_idx, out);
+    }
+
+    /// Copies a range of a bucket, counted in layout order, to `out`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such range or `out` is not as long as it.
+    pub fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]) {
+        self.stages.read_range(bucket_idx, range, out);
     }
 
     /// Replaces the parameters of a bucket, in layout order.
@@ -133,7 +152,7 @@ impl ClassifyModel {
         let forward = self.forward_stages(&tokens, dropout);
         let (figures, root) = loss_root(forward.logits.clone(), batch.labels, scale);
         sink.forward_done();
-        self.backward_stages(&tokens, forward, root, sink);
+        self.backward_stages(forward, root, sink);
         Ok(ClassLosses::new(tokens.num_rows, figures))
     }
 
@@ -148,8 +167,10 @@ impl ClassifyModel {
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn logits(&self, tokens: &TokenBatch<'_>) -> Result<Vec<f32>, ModelError> {
         let tokens = tokens.validated(&self.config.model)?;
-        let mut pooled = self.empty_pooled(&tokens);
-        let last = self.stages.encode(&tokens, |idx, state| self.pool(idx, state, &tokens, &mut pooled));
+        let rows = Arc::new(TokenRows::new(tokens.lengths, tokens.row_len));
+        let mut pooled = self.empty_pooled(&rows);
+        let on_state = |idx: usize, state: &Tensor<2>| self.pool(idx, state, &rows, &mut pooled);
+        let last = self.stages.encode(&tokens, &rows, on_state);
         let shape = [tokens.num_rows, self.config.model.hidden_size];
         let pooled = raw::from_values(pooled, shape, &last.device());
         Ok(raw::with_values(self.stages.last.valid().forward(pooled, None), <[f32]>::to_vec))
@@ -168,19 +189,14 @@ impl ClassifyModel {
         ClassLosses::new(labels.len(), cross_entropy(logits, labels))
     }
 
-    fn empty_pooled(&self, batch: &PretrainBatch<'_>) -> Vec<f32> {
-        vec![0.0; batch.num_rows * self.config.model.hidden_size]
-    }
-
-    fn rows<'a>(&self, batch: &PretrainBatch<'a>) -> Rows<'a> {
-        Rows { row_len: batch.row_len, lengths: batch.lengths, hidden: self.config.model.hidden_size }
+    fn empty_pooled(&self, rows: &TokenRows) -> Vec<f32> {
+        vec![0.0; rows.num_rows() * self.config.model.hidden_size]
     }
 
     /// Adds the states after `state_idx` layers to the pooled rows, as far as the pooling reads them.
-    fn pool(&self, state_idx: usize, states: &Tensor<2>, batch: &PretrainBatch<'_>, pooled: &mut [f32]) {
+    fn pool(&self, state_idx: usize, states: &Tensor<2>, rows: &TokenRows, pooled: &mut [f32]) {
         let weight = self.config.pooling.weight(state_idx, self.stages.layers.len());
         if weight != 0.0 {
-            let rows = self.rows(batch);
             raw::with_values(states.clone(), |states| {
                 self.config.pooling.add_pooled(rows, weight, states, pooled);
             });
@@ -192,7 +208,7 @@ impl ClassifyModel {
         &self,
         state_idx: usize,
         states: &Tensor<2>,
-        batch: &PretrainBatch<'_>,
+        rows: &TokenRows,
         pooled_gradient: &[f32],
         from_above: Option<Tensor<2>>,
     ) -> Tensor<2> {
@@ -205,7 +221,6 @@ impl ClassifyModel {
         if let Some(from_above) = from_above {
             raw::copy_to(from_above, &mut gradient);
         }
-        let rows = self.rows(batch);
         raw::with_values(states.clone(), |states| {
             self.config.pooling.add_gradient(rows, weight, pooled_gradient, states, &mut gradient);
         });
@@ -213,31 +228,30 @@ impl ClassifyModel {
     }
 
     fn forward_stages(&self, batch: &PretrainBatch<'_>, dropout: Key) -> ForwardPass {
-        let mut pooled = self.empty_pooled(batch);
-        let on_state = |idx: usize, state: &Tensor<2>| self.pool(idx, state, batch, &mut pooled);
-        let (encoder, last) = self.stages.forward(batch, dropout, on_state);
+        let rows = Arc::new(TokenRows::new(batch.lengths, batch.row_len));
+        let mut pooled = self.empty_pooled(&rows);
+        let on_state = |idx: usize, state: &Tensor<2>| self.pool(idx, state, &rows, &mut pooled);
+        let (encoder, last) = self.stages.forward(batch, &rows, dropout, on_state);
         let shape = [batch.num_rows, self.config.model.hidden_size];
         let pooled = leaf(&raw::from_values(pooled, shape, &last.device()));
         let logits = self.stages.last.forward(pooled.clone(), Some(dropout));
-        ForwardPass { encoder, pooled, logits }
+        ForwardPass { rows, encoder, pooled, logits }
     }
 
-    fn backward_stages(
-        &self,
-        batch: &PretrainBatch<'_>,
-        forward: ForwardPass,
-        root: Tensor<1>,
-        sink: &mut dyn GradientSink,
-    ) {
-        let ForwardPass { encoder, pooled, logits } = forward;
-        let mut parameters = root.backward();
+    fn backward_stages(&self, forward: ForwardPass, root: Tensor<1>, sink: &mut dyn GradientSink) {
+        let ForwardPass { rows, encoder, pooled, logits } = forward;
+        let layout = &self.stages.layout;
+        let bucket = buffer(sink, layout, layout.heads_idx());
+        let (mut gradients, bucket) = parameters::backward(&self.stages.last, root, bucket);
         drop(logits);
-        let pooled_gradient = raw::with_values(take_gradient(&pooled, &mut parameters), <[f32]>::to_vec); // [num_rows * hidden]
-        let last = LastGradients { parameters, states: None, word_table: None };
+        let pooled_gradient = raw::with_values(take_gradient(&pooled, &mut gradients), <[f32]>::to_vec); // [num_rows * hidden]
+        let mut embeddings = buffer(sink, layout, layout.embeddings_idx());
+        embeddings.fill(0.0); // nothing but the tokens reads the word table
+        let last = LastGradients { bucket, embeddings, states: None };
         let unpool = |idx: usize, state: &Tensor<2>, from_above: Option<Tensor<2>>| {
-            self.unpool(idx, state, batch, &pooled_gradient, from_above)
+            self.unpool(idx, state, &rows, &pooled_gradient, from_above)
         };
-        self.stages.backward(batch, encoder, last, unpool, sink);
+        self.stages.backward(encoder, last, unpool, sink);
     }
 }
 

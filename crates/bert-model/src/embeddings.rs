@@ -1,7 +1,9 @@
 //! The first stage: word + position + token type, LayerNorm, dropout.
 //!
-//! The lookups run on plain slices outside of autodiff: a gradient of the tables would be a dense tensor of zeros
-//! with a few rows in it. Backward adds those rows to the bucket instead, in the order of the positions.
+//! Owns the tables and the choice of form. In both forms the tables' gradients are rows added to the bucket in the
+//! order of the tokens: as tensors they would be dense, zeros with a few rows in them.
+
+use std::sync::{Arc, Mutex};
 
 use bert_random::Key;
 use burn::{
@@ -13,39 +15,67 @@ use burn::{
 use crate::{
     batch::PretrainBatch,
     config::ModelConfig,
-    layers::{DropoutSite, LayerNorm, drop_elements},
+    layers::{DropoutSite, LayerNorm},
     layout::BucketLayout,
-    ops::raw,
+    ops::{self, EmbeddingsCall, EmbeddingsWorkspace, GradientSlot, composed, raw},
     parameters::{self, BucketSource},
+    rows::TokenRows,
 };
 
-/// Tables and LayerNorm; fields in layout order.
+/// Tables and LayerNorm; parameters in layout order.
 #[derive(Module, Debug)]
 pub(crate) struct Embeddings {
     word: Param<Tensor<2>>,
     position: Param<Tensor<2>>,
     token_type: Param<Tensor<2>>,
     layer_norm: LayerNorm,
+    layer_norm_eps: f64,
     dropout_prob: f64,
+    #[module(skip)]
+    fused: Option<FusedEmbeddings>,
+}
+
+/// What the fused form needs.
+#[derive(Clone, Debug, Default)]
+struct FusedEmbeddings {
+    workspace: Arc<Mutex<EmbeddingsWorkspace>>,
+    gradients: GradientSlot,
+}
+
+/// The tokens of a batch without padding, `[num_tokens]` each.
+struct Tokens {
+    rows: Arc<TokenRows>,
+    ids: Arc<[u32]>,
+    types: Arc<[u8]>,
+    positions: Arc<[u32]>,
 }
 
 /// What the stage hands on, and what its backward pass starts from.
 pub(crate) struct EmbeddingsOutput {
-    /// `[num_positions, hidden]`, the sum of the three lookups; a tracked leaf if asked for.
-    pub(crate) summed: Tensor<2>,
-    /// `[num_positions, hidden]`
+    tokens: Tokens,
+    /// `[num_tokens, hidden]`, the sum of the three look-ups as a leaf; composed form only.
+    summed: Option<Tensor<2>>,
+    /// `[num_tokens, hidden]`
     pub(crate) hidden: Tensor<2>,
 }
 
 impl Embeddings {
-    pub(crate) fn load(config: &ModelConfig, layout: &BucketLayout, values: &[f32], device: &Device) -> Self {
+    pub(crate) fn load(
+        config: &ModelConfig,
+        layout: &BucketLayout,
+        values: &[f32],
+        is_fused: bool,
+        device: &Device,
+    ) -> Self {
         let mut source = BucketSource::new(layout, values, device);
         Self {
             word: source.take("word_embeddings.weight"),
             position: source.take("position_embeddings.weight"),
             token_type: source.take("token_type_embeddings.weight"),
             layer_norm: LayerNorm::load(&mut source, config.layer_norm_eps),
+            layer_norm_eps: config.layer_norm_eps,
             dropout_prob: config.hidden_dropout_prob,
+            fused: is_fused.then(FusedEmbeddings::default),
         }
     }
 
@@ -54,79 +84,119 @@ impl Embeddings {
         self.word.val()
     }
 
+    /// Where gradients of this bucket are left; fused form only. The heads leave their part of the word table's there.
+    pub(crate) fn gradients(&self) -> Option<&GradientSlot> {
+        self.fused.as_ref().map(|fused| &fused.gradients)
+    }
+
     /// Embeds a batch. The result is tracked if the parameters are.
     ///
     /// # Shapes
     ///
-    /// - output: `[num_positions, hidden]` twice, see [`EmbeddingsOutput`]
-    pub(crate) fn forward(&self, batch: &PretrainBatch<'_>, dropout: Option<Key>) -> EmbeddingsOutput {
-        let summed = self.look_up(batch); // [num_positions, hidden]
+    /// - output: `[num_tokens, hidden]`, see [`EmbeddingsOutput`]
+    pub(crate) fn forward(
+        &self,
+        batch: &PretrainBatch<'_>,
+        rows: &Arc<TokenRows>,
+        dropout: Option<Key>,
+    ) -> EmbeddingsOutput {
+        let tokens = Tokens::new(batch, rows);
+        let dropout = DropoutSite::Embeddings.dropout(dropout, self.dropout_prob);
+        if let Some(fused) = &self.fused {
+            let call = EmbeddingsCall {
+                rows: tokens.rows.clone(),
+                ids: tokens.ids.clone(),
+                types: tokens.types.clone(),
+                positions: tokens.positions.clone(),
+                layer_norm_eps: self.layer_norm_eps as f32,
+                dropout,
+                workspace: fused.workspace.clone(),
+                gradients: fused.gradients.clone(),
+            };
+            let tables = [&self.word, &self.position, &self.token_type].map(Param::val);
+            let hidden = ops::embeddings(tables, self.layer_norm.parameters(), call);
+            return EmbeddingsOutput { tokens, summed: None, hidden };
+        }
+        let summed = self.look_up(&tokens); // [num_tokens, hidden]
         let summed = if self.word.val().is_tracked() { summed.autodiff().require_grad() } else { summed };
-        let hidden = self.layer_norm.forward(summed.clone());
-        let hidden = drop_elements(hidden, dropout, DropoutSite::Embeddings, self.dropout_prob);
-        EmbeddingsOutput { summed, hidden }
+        let hidden = composed::drop_tokens(self.layer_norm.forward(summed.clone()), dropout, rows);
+        EmbeddingsOutput { tokens, summed: Some(summed), hidden }
     }
 
-    fn look_up(&self, batch: &PretrainBatch<'_>) -> Tensor<2> {
+    /// Runs backward from `root`, which entered the graph of the output, and fills the bucket.
+    ///
+    /// `bucket` comes with what the heads left for the word table, or zeros; that table's gradient is always heads
+    /// first, then the tokens in ascending order.
+    pub(crate) fn backward(
+        &self,
+        output: EmbeddingsOutput,
+        root: impl FnOnce(Tensor<2>) -> Tensor<1>,
+        mut bucket: Vec<f32>,
+    ) -> Vec<f32> {
+        let EmbeddingsOutput { tokens, summed, hidden } = output;
+        let root = root(hidden);
+        if let Some(fused) = &self.fused {
+            return fused.gradients.backward(root, bucket).1;
+        }
+        let mut gradients = root.backward();
+        let summed = summed.expect("the composed form keeps the sum");
+        self.take_gradients(&tokens, &summed, &mut gradients, &mut bucket);
+        bucket
+    }
+
+    fn look_up(&self, tokens: &Tokens) -> Tensor<2> {
         let [_, hidden] = self.word.dims();
-        let num_positions = batch.input_ids.len();
-        let mut summed = Vec::with_capacity(num_positions * hidden);
+        let mut summed = Vec::with_capacity(tokens.ids.len() * hidden);
         raw::with_values(self.word.val(), |words| {
-            for &id in batch.input_ids {
-                summed.extend_from_slice(row(words, id as usize, hidden));
-            }
+            tokens.ids.iter().for_each(|&id| summed.extend_from_slice(row(words, id as usize, hidden)));
         });
         raw::with_values(self.token_type.val(), |types| {
-            for (sum, &segment) in summed.chunks_exact_mut(hidden).zip(batch.token_type_ids) {
+            for (sum, &segment) in summed.chunks_exact_mut(hidden).zip(&*tokens.types) {
                 add(sum, row(types, segment.into(), hidden));
             }
         });
         raw::with_values(self.position.val(), |positions| {
-            for (idx, sum) in summed.chunks_exact_mut(hidden).enumerate() {
-                add(sum, row(positions, idx % batch.row_len, hidden));
+            for (sum, &position) in summed.chunks_exact_mut(hidden).zip(&*tokens.positions) {
+                add(sum, row(positions, position as usize, hidden));
             }
         });
-        raw::from_values(summed, [num_positions, hidden], &self.word.val().device())
+        raw::from_values(summed, [tokens.ids.len(), hidden], &self.word.val().device())
     }
 
-    /// Fills the bucket with the stage's gradients, on top of what the heads contributed to the tied word table.
-    ///
-    /// The word table's gradient is always heads first, then the positions in ascending order.
-    ///
-    /// # Shapes
-    ///
-    /// - word_table_gradient: `[vocab, hidden]`, from the heads; `None` if they did not use the table
-    /// - out: the bucket `embeddings`
-    pub(crate) fn take_gradients(
+    fn take_gradients(
         &self,
-        batch: &PretrainBatch<'_>,
+        tokens: &Tokens,
         summed: &Tensor<2>,
         gradients: &mut Gradients,
-        word_table_gradient: Option<&Tensor<2>>,
-        out: &mut [f32],
+        bucket: &mut [f32],
     ) {
-        let [vocab_size, hidden] = self.word.dims();
-        let [num_positions, _] = self.position.dims();
-        let [num_types, _] = self.token_type.dims();
-        let (words, rest) = out.split_at_mut(vocab_size * hidden);
-        let (positions, rest) = rest.split_at_mut(num_positions * hidden);
-        let (types, rest) = rest.split_at_mut(num_types * hidden);
-
-        match word_table_gradient {
-            Some(gradient) => raw::copy_to(gradient.clone(), words),
-            None => words.fill(0.0),
-        }
+        let hidden = self.word.dims()[1];
+        let (words, rest) = bucket.split_at_mut(self.word.dims()[0] * hidden);
+        let (positions, rest) = rest.split_at_mut(self.position.dims()[0] * hidden);
+        let (types, rest) = rest.split_at_mut(self.token_type.dims()[0] * hidden);
         positions.fill(0.0);
         types.fill(0.0);
         let gradient = summed.grad_remove(gradients).expect("every output of the stage depends on its sum");
         raw::with_values(gradient, |gradient| {
-            for (idx, gradient) in gradient.chunks_exact(hidden).enumerate() {
-                add(row_mut(words, batch.input_ids[idx] as usize, hidden), gradient);
-                add(row_mut(positions, idx % batch.row_len, hidden), gradient);
-                add(row_mut(types, batch.token_type_ids[idx].into(), hidden), gradient);
+            for (token, gradient) in gradient.chunks_exact(hidden).enumerate() {
+                add(row_mut(words, tokens.ids[token] as usize, hidden), gradient);
+                add(row_mut(positions, tokens.positions[token] as usize, hidden), gradient);
+                add(row_mut(types, tokens.types[token].into(), hidden), gradient);
             }
         });
         parameters::take_gradients(&self.layer_norm, gradients, rest);
+    }
+}
+
+impl Tokens {
+    fn new(batch: &PretrainBatch<'_>, rows: &Arc<TokenRows>) -> Self {
+        let column = |&place: &usize| (place % rows.row_len) as u32;
+        Self {
+            rows: rows.clone(),
+            ids: rows.without_padding(batch.input_ids).into(),
+            types: rows.without_padding(batch.token_type_ids).into(),
+            positions: rows.places.iter().map(column).collect(),
+        }
     }
 }
 

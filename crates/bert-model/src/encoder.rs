@@ -1,17 +1,24 @@
 //! One encoder layer: attention and feed-forward, each with dropout, residual and LayerNorm after it (post-LN).
+//!
+//! Owns the parameters and the choice of form: one fused op, or composed from burn's operations.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bert_random::Key;
-use burn::{Tensor, module::Module, tensor::Device};
+use burn::{
+    Tensor,
+    module::Module,
+    tensor::{Device, Gradients},
+};
 
 use crate::{
-    batch::PretrainBatch,
-    config::{HiddenAct, ModelConfig},
-    layers::{DropoutSite, LayerNorm, Linear, activate, drop_elements},
+    config::ModelConfig,
+    fused::{LayerDropout, LayerShape, LayerWorkspace, PackedLayer},
+    layers::{DropoutSite, LayerNorm, Linear},
     layout::BucketLayout,
-    ops,
-    parameters::BucketSource,
+    ops::{self, GradientSlot, LayerCall, composed},
+    parameters::{self, BucketSource},
+    rows::TokenRows,
 };
 
 /// Multi-head self-attention (<https://arxiv.org/abs/1706.03762>) with its output projection.
@@ -22,11 +29,9 @@ struct Attention {
     value: Linear,
     output: Linear,
     layer_norm: LayerNorm,
-    num_heads: usize,
-    probs_dropout_prob: f64,
 }
 
-/// One stage of the encoder; fields in layout order.
+/// One stage of the encoder; parameters in layout order.
 #[derive(Module, Debug)]
 pub(crate) struct EncoderLayer {
     attention: Attention,
@@ -34,62 +39,136 @@ pub(crate) struct EncoderLayer {
     output: Linear,
     layer_norm: LayerNorm,
     #[module(skip)]
-    activation: HiddenAct,
-    dropout_prob: f64,
+    shape: LayerShape,
+    #[module(skip)]
+    fused: Option<FusedLayer>,
+    hidden_dropout_prob: f64,
+    probs_dropout_prob: f64,
     layer_idx: usize,
 }
 
-/// Rows, their lengths and the dropout key: what all layers of one pass share.
+/// What the fused form of a layer needs. Clones share it: they have the same parameters until one of them is written.
+#[derive(Clone, Debug)]
+struct FusedLayer {
+    packed: Arc<PackedLayer>,
+    workspace: Arc<Mutex<LayerWorkspace>>,
+    gradients: GradientSlot,
+}
+
+/// Tokens and dropout key: what all layers of one pass share.
 #[derive(Clone, Debug)]
 pub(crate) struct Pass {
-    pub(crate) num_rows: usize,
-    pub(crate) row_len: usize,
-    pub(crate) lengths: Arc<[u32]>,
+    pub(crate) rows: Arc<TokenRows>,
     pub(crate) dropout: Option<Key>,
 }
 
-impl Pass {
-    pub(crate) fn new(batch: &PretrainBatch<'_>, dropout: Option<Key>) -> Self {
-        Self { num_rows: batch.num_rows, row_len: batch.row_len, lengths: batch.lengths.into(), dropout }
-    }
-}
-
 impl EncoderLayer {
+    /// Builds a layer; fused if it gets a workspace.
     pub(crate) fn load(
         config: &ModelConfig,
         layer_idx: usize,
         layout: &BucketLayout,
         values: &[f32],
+        workspace: Option<Arc<Mutex<LayerWorkspace>>>,
         device: &Device,
     ) -> Self {
         let mut source = BucketSource::new(layout, values, device);
-        Self {
+        let mut layer = Self {
             attention: Attention::load(config, &mut source),
             intermediate: Linear::load(&mut source, "intermediate.dense"),
             output: Linear::load(&mut source, "output.dense"),
             layer_norm: LayerNorm::load(&mut source, config.layer_norm_eps),
-            activation: config.hidden_act,
-            dropout_prob: config.hidden_dropout_prob,
+            shape: LayerShape {
+                hidden: config.hidden_size,
+                num_heads: config.num_attention_heads,
+                intermediate: config.intermediate_size,
+                activation: config.hidden_act.into(),
+                layer_norm_eps: config.layer_norm_eps as f32,
+            },
+            fused: None,
+            hidden_dropout_prob: config.hidden_dropout_prob,
+            probs_dropout_prob: config.attention_probs_dropout_prob,
             layer_idx,
-        }
+        };
+        layer.fused = workspace.map(|workspace| {
+            let mut shared = ops::lock(&workspace);
+            let mut packed = PackedLayer::new(layer.shape, shared.precision());
+            packed.pack(values, &mut shared);
+            drop(shared);
+            FusedLayer { packed: Arc::new(packed), workspace, gradients: GradientSlot::default() }
+        });
+        layer
     }
 
     /// Applies the layer.
     ///
     /// # Shapes
     ///
-    /// - hidden, output: `[num_rows * row_len, hidden]`
-    pub(crate) fn forward(&self, hidden: Tensor<2>, pass: &Pass) -> Tensor<2> {
-        let layer_idx = self.layer_idx;
-        let context = self.attention.forward(hidden.clone(), pass, layer_idx); // [num_positions, hidden]
-        let site = DropoutSite::AttentionOutput { layer_idx };
-        let attended = drop_elements(context, pass.dropout, site, self.dropout_prob);
-        let hidden = self.attention.layer_norm.forward(attended + hidden);
+    /// - states, output: `[num_tokens, hidden]`
+    pub(crate) fn forward(&self, states: Tensor<2>, pass: &Pass) -> Tensor<2> {
+        match &self.fused {
+            Some(fused) => ops::encoder_layer(states, self.weights(), self.call(fused, pass)),
+            None => self.forward_composed(states, pass),
+        }
+    }
 
-        let inner = activate(self.activation, self.intermediate.forward(hidden.clone())); // [.., intermediate]
-        let site = DropoutSite::FeedForwardOutput { layer_idx };
-        let output = drop_elements(self.output.forward(inner), pass.dropout, site, self.dropout_prob);
-        self.layer_norm.forward(output + hidden)
+    /// Runs backward from `root`, which entered the graph of this layer's output, and fills the bucket with the
+    /// gradients of the parameters.
+    pub(crate) fn backward(&self, root: Tensor<1>, bucket: Vec<f32>) -> (Gradients, Vec<f32>) {
+        match &self.fused {
+            Some(fused) => fused.gradients.backward(root, bucket),
+            None => parameters::backward(self, root, bucket),
+        }
+    }
+
+    /// Replaces the parameters, in layout order.
+    pub(crate) fn write(&mut self, values: &[f32]) {
+        parameters::write(self, values);
+        if let Some(fused) = &mut self.fused {
+            // A clone keeps what it had.
+            let mut workspace = ops::lock(&fused.workspace);
+            Arc::make_mut(&mut fused.packed).pack(values, &mut workspace);
+        }
+    }
+
+    fn weights(&self) -> [Tensor<2>; 6] {
+        let Attention { query, key, value, output, .. } = &self.attention;
+        [query, key, value, output, &self.intermediate, &self.output].map(Linear::weight)
+    }
+
+    fn call(&self, fused: &FusedLayer, pass: &Pass) -> LayerCall {
+        LayerCall {
+            layer: fused.packed.clone(),
+            rows: pass.rows.clone(),
+            dropout: self.dropout(pass),
+            workspace: fused.workspace.clone(),
+            gradients: fused.gradients.clone(),
+        }
+    }
+
+    fn dropout(&self, pass: &Pass) -> LayerDropout {
+        let (key, layer_idx) = (pass.dropout, self.layer_idx);
+        let (hidden, probs) = (self.hidden_dropout_prob, self.probs_dropout_prob);
+        LayerDropout {
+            attention_probs: DropoutSite::AttentionProbs { layer_idx }.dropout(key, probs),
+            attention_output: DropoutSite::AttentionOutput { layer_idx }.dropout(key, hidden),
+            feed_forward_output: DropoutSite::FeedForwardOutput { layer_idx }.dropout(key, hidden),
+        }
+    }
+
+    fn forward_composed(&self, states: Tensor<2>, pass: &Pass) -> Tensor<2> {
+        let (dropout, rows) = (self.dropout(pass), &pass.rows);
+        let attention = &self.attention;
+        let projected =
+            [&attention.query, &attention.key, &attention.value].map(|map| map.forward(states.clone()));
+        let context = composed::attention(projected, rows, self.shape.num_heads, dropout.attention_probs);
+        let branch = composed::drop_tokens(attention.output.forward(context), dropout.attention_output, rows);
+        let states = attention.layer_norm.forward(branch + states);
+
+        let inner = self.intermediate.forward(states.clone()); // [num_tokens, intermediate]
+        let inner = composed::activate(self.shape.activation, inner);
+        let branch = composed::drop_tokens(self.output.forward(inner), dropout.feed_forward_output, rows);
+        self.layer_norm.forward(branch + states)
     }
 }
 
@@ -101,33 +180,6 @@ impl Attention {
             value: Linear::load(source, "self.value"),
             output: Linear::load(source, "attention.output.dense"),
             layer_norm: LayerNorm::load(source, config.layer_norm_eps),
-            num_heads: config.num_attention_heads,
-            probs_dropout_prob: config.attention_probs_dropout_prob,
         }
-    }
-
-    /// Mixes the real tokens of each row, then projects.
-    ///
-    /// # Shapes
-    ///
-    /// - hidden, output: `[num_rows * row_len, hidden]`
-    fn forward(&self, hidden: Tensor<2>, pass: &Pass, layer_idx: usize) -> Tensor<2> {
-        let [num_positions, width] = hidden.dims();
-        let scale = ((width / self.num_heads) as f64).sqrt().recip();
-        let query = self.split_heads(self.query.forward(hidden.clone()) * scale, pass);
-        let key = self.split_heads(self.key.forward(hidden.clone()), pass);
-        let value = self.split_heads(self.value.forward(hidden), pass);
-
-        let scores = query.matmul(key.swap_dims(2, 3)); // [num_rows, heads, row_len, row_len]
-        let probs = ops::attention_probs(scores, pass.lengths.clone());
-        let site = DropoutSite::AttentionProbs { layer_idx };
-        let probs = drop_elements(probs, pass.dropout, site, self.probs_dropout_prob);
-        let context = probs.matmul(value); // [num_rows, heads, row_len, head_size]
-        self.output.forward(context.swap_dims(1, 2).reshape([num_positions, width])) // [num_positions, hidden]
-    }
-
-    fn split_heads(&self, states: Tensor<2>, pass: &Pass) -> Tensor<4> {
-        let [_, width] = states.dims();
-        states.reshape([pass.num_rows, pass.row_len, self.num_heads, width / self.num_heads]).swap_dims(1, 2) // [num_rows, heads, row_len, head_size]
     }
 }

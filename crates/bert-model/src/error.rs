@@ -45,4 +45,16 @@ pub enum ModelError {
         /// Devices that libtorch sees.
         num_devices: usize,
     },
+    /// Whole stages as one operation, on tensors that are not in main memory.
+    #[error("backend {backend}: fused stages need tensors in main memory; use composed stages there")]
+    NotFused {
+        /// The backend asked for.
+        backend: BackendKind,
+    },
+    /// bf16 in composed stages.
+    #[error("backend {backend}: bf16 needs fused stages, which need tensors in main memory; use f32 there")]
+    ComposedBf16 {
+        /// The backend asked for.
+        backend: BackendKind,
+    },
 }

@@ -1,23 +1,24 @@
-//! The last stage: masked language model on the masked positions only, and next sentence prediction.
+//! The last stage: masked language model on the masked tokens only, and next sentence prediction.
 //!
-//! The decoder of the masked language model *is* the word table; it is handed in and owned by the embeddings.
+//! Owns the parameters, and the composed form of both heads; the fused one is [`crate::fused::FusedHeads`]. The
+//! decoder of the masked language model *is* the word table; it is handed in and owned by the embeddings.
 
 use burn::{
     Tensor,
     module::{Module, Param},
-    tensor::{Device, Int, TensorData},
+    tensor::Device,
 };
 
 use crate::{
-    batch::PretrainBatch,
-    config::{HiddenAct, ModelConfig},
-    layers::{LayerNorm, Linear, activate},
+    config::ModelConfig,
+    fused::{Activation, HeadsBatch},
+    layers::{LayerNorm, Linear},
     layout::BucketLayout,
-    ops,
+    ops::composed,
     parameters::BucketSource,
 };
 
-/// Pooler and both heads; fields in layout order.
+/// Pooler and both heads; parameters in layout order.
 #[derive(Module, Debug)]
 pub(crate) struct Heads {
     pooler: Linear,
@@ -26,7 +27,7 @@ pub(crate) struct Heads {
     layer_norm: LayerNorm,
     seq_relationship: Linear,
     #[module(skip)]
-    activation: HiddenAct,
+    activation: Activation,
 }
 
 /// Logits of the objectives that a batch has labels for.
@@ -46,7 +47,7 @@ impl Heads {
             transform: Linear::load(&mut source, "transform.dense"),
             layer_norm: LayerNorm::load(&mut source, config.layer_norm_eps),
             seq_relationship: Linear::load(&mut source, "seq_relationship"),
-            activation: config.hidden_act,
+            activation: config.hidden_act.into(),
         }
     }
 
@@ -54,31 +55,31 @@ impl Heads {
     ///
     /// # Shapes
     ///
-    /// - hidden: `[num_rows * row_len, hidden]`
+    /// - states: `[num_tokens, hidden]`
     /// - word_table: `[vocab, hidden]`
     /// - output: see [`HeadsOutput`]
     pub(crate) fn forward(
         &self,
-        hidden: Tensor<2>,
+        states: Tensor<2>,
         word_table: Tensor<2>,
-        batch: &PretrainBatch<'_>,
+        batch: &HeadsBatch,
     ) -> HeadsOutput {
-        let masked = batch.mlm_positions.iter().map(|&position| i64::from(position)).collect::<Vec<_>>();
-        let mlm = (!masked.is_empty()).then(|| self.predict(gather(hidden.clone(), masked), word_table));
-        let num_labels = batch.nsp_labels.len();
-        let nsp = (num_labels > 0).then(|| self.relate(self.pool(hidden, num_labels, batch.row_len)));
+        let has_masks = !batch.masked.is_empty();
+        let mlm =
+            has_masks.then(|| self.predict(composed::gather(states.clone(), &batch.masked), word_table));
+        let has_pairs = !batch.nsp_labels.is_empty();
+        let nsp = has_pairs.then(|| self.relate(self.pool(states, &batch.firsts)));
         HeadsOutput { mlm, nsp }
     }
 
-    /// The pooler: `tanh(W h + b)` of the first position of each row.
+    /// The pooler: `tanh(W h + b)` of the first token of each row.
     ///
     /// # Shapes
     ///
-    /// - hidden: `[num_rows * row_len, hidden]`
+    /// - states: `[num_tokens, hidden]`
     /// - output: `[num_rows, hidden]`
-    pub(crate) fn pool(&self, hidden: Tensor<2>, num_rows: usize, row_len: usize) -> Tensor<2> {
-        let firsts = (0..num_rows).map(|row| (row * row_len) as i64).collect::<Vec<_>>();
-        self.pooler.forward(gather(hidden, firsts)).tanh() // [num_rows, hidden]
+    pub(crate) fn pool(&self, states: Tensor<2>, firsts: &[usize]) -> Tensor<2> {
+        self.pooler.forward(composed::gather(states, firsts)).tanh()
     }
 
     /// Masked language model.
@@ -89,8 +90,8 @@ impl Heads {
     /// - word_table: `[vocab, hidden]`
     /// - output: `[num_masked, vocab]`
     fn predict(&self, masked: Tensor<2>, word_table: Tensor<2>) -> Tensor<2> {
-        let transformed = activate(self.activation, self.transform.forward(masked));
-        ops::linear(self.layer_norm.forward(transformed), word_table, self.decoder_bias.val())
+        let transformed = composed::activate(self.activation, self.transform.forward(masked));
+        composed::linear(self.layer_norm.forward(transformed), word_table, self.decoder_bias.val())
     }
 
     /// Next sentence prediction.
@@ -102,11 +103,4 @@ impl Heads {
     pub(crate) fn relate(&self, pooled: Tensor<2>) -> Tensor<2> {
         self.seq_relationship.forward(pooled)
     }
-}
-
-/// Picks rows of a matrix.
-fn gather(hidden: Tensor<2>, rows: Vec<i64>) -> Tensor<2> {
-    let num_rows = rows.len();
-    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [num_rows]), &hidden.device());
-    hidden.select(0, rows) // [num_rows, hidden]
 }

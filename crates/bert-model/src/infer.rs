@@ -1,11 +1,10 @@
 //! What a trained model says about tokens: hidden states, pooled vectors, and the logits of its heads.
 //!
-//! No dropout, no gradients, no labels. Rows may be padded; what stands at padded positions of the results has no
-//! meaning.
+//! No dropout, no gradients, no labels. Rows may be padded; zeros stand at padded positions of the results.
 
-use burn::{Tensor, module::Module};
+use std::sync::Arc;
 
-use crate::{PretrainModel, TokenBatch, error::ModelError, ops::raw};
+use crate::{PretrainModel, TokenBatch, error::ModelError, ops::raw, rows::TokenRows};
 
 impl PretrainModel {
     /// Computes the states after the embeddings and after every layer, as `output_hidden_states` does.
@@ -20,8 +19,11 @@ impl PretrainModel {
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn hidden_states(&self, tokens: &TokenBatch<'_>) -> Result<Vec<Vec<f32>>, ModelError> {
         let batch = tokens.validated(self.config())?;
+        let rows = Arc::new(TokenRows::new(batch.lengths, batch.row_len));
         let mut states = Vec::with_capacity(self.stages.layers.len() + 1);
-        self.stages.encode(&batch, |_, state| states.push(values(state.clone())));
+        self.stages.encode(&batch, &rows, |_, state| {
+            states.push(raw::with_values(state.clone(), |state| rows.pad(state, self.config().hidden_size)));
+        });
         Ok(states)
     }
 
@@ -35,7 +37,8 @@ impl PretrainModel {
     ///
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn pooled(&self, tokens: &TokenBatch<'_>) -> Result<Vec<f32>, ModelError> {
-        Ok(values(self.pool(tokens)?))
+        let (rows, states) = self.encode(&tokens.validated(self.config())?);
+        Ok(self.pool(states, &rows))
     }
 
     /// Computes the logits of next sentence prediction: 0 = B follows A, 1 = it does not.
@@ -48,18 +51,9 @@ impl PretrainModel {
     ///
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn nsp_logits(&self, tokens: &TokenBatch<'_>) -> Result<Vec<f32>, ModelError> {
-        Ok(values(self.stages.last.valid().relate(self.pool(tokens)?)))
+        let (rows, states) = self.encode(&tokens.validated(self.config())?);
+        Ok(self.relate(states, &rows))
     }
-
-    fn pool(&self, tokens: &TokenBatch<'_>) -> Result<Tensor<2>, ModelError> {
-        let batch = tokens.validated(self.config())?;
-        let hidden = self.stages.encode(&batch, |_, _| {});
-        Ok(self.stages.last.valid().pool(hidden, batch.num_rows, batch.row_len))
-    }
-}
-
-fn values(tensor: Tensor<2>) -> Vec<f32> {
-    raw::with_values(tensor, <[f32]>::to_vec)
 }
 
 #[cfg(test)]

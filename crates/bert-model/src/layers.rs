@@ -1,17 +1,13 @@
-//! The two small modules all stages are made of, the activation, and the numbering of dropout sites.
+//! The two small modules all stages are made of, and the numbering of dropout sites.
 
+use bert_kernels::dropout::Dropout;
 use bert_random::Key;
 use burn::{
     Tensor,
     module::{Module, Param},
-    tensor::activation,
 };
 
-use crate::{
-    config::HiddenAct,
-    ops::{self, GeluForm},
-    parameters::BucketSource,
-};
+use crate::{ops::composed, parameters::BucketSource};
 
 /// A linear map with bias; the weight is `[out, in]`.
 #[derive(Module, Debug)]
@@ -25,14 +21,19 @@ impl Linear {
         Self { weight: source.take(&format!("{name}.weight")), bias: source.take(&format!("{name}.bias")) }
     }
 
+    /// `[out, in]`
+    pub(crate) fn weight(&self) -> Tensor<2> {
+        self.weight.val()
+    }
+
     /// Applies the map.
     ///
     /// # Shapes
     ///
-    /// - input: `[num_positions, in]`
-    /// - output: `[num_positions, out]`
+    /// - input: `[num_tokens, in]`
+    /// - output: `[num_tokens, out]`
     pub(crate) fn forward(&self, input: Tensor<2>) -> Tensor<2> {
-        ops::linear(input, self.weight.val(), self.bias.val())
+        composed::linear(input, self.weight.val(), self.bias.val())
     }
 }
 
@@ -49,26 +50,18 @@ impl LayerNorm {
         Self { weight: source.take("LayerNorm.weight"), bias: source.take("LayerNorm.bias"), epsilon }
     }
 
-    /// Normalises each position.
+    /// Scale and shift.
+    pub(crate) fn parameters(&self) -> [Tensor<1>; 2] {
+        [self.weight.val(), self.bias.val()]
+    }
+
+    /// Normalises each token.
     ///
     /// # Shapes
     ///
-    /// - input, output: `[num_positions, hidden]`
+    /// - input, output: `[num_tokens, hidden]`
     pub(crate) fn forward(&self, input: Tensor<2>) -> Tensor<2> {
-        ops::layer_norm(input, self.weight.val(), self.bias.val(), self.epsilon as f32)
-    }
-}
-
-/// Applies the configured activation element by element.
-///
-/// # Shapes
-///
-/// - input, output: any
-pub(crate) fn activate<const D: usize>(activation: HiddenAct, input: Tensor<D>) -> Tensor<D> {
-    match activation {
-        HiddenAct::Gelu => ops::gelu(input, GeluForm::Erf),
-        HiddenAct::GeluTanh => ops::gelu(input, GeluForm::Tanh),
-        HiddenAct::Relu => activation::relu(input),
+        composed::layer_norm(input, self.weight.val(), self.bias.val(), self.epsilon)
     }
 }
 
@@ -83,6 +76,12 @@ pub(crate) enum DropoutSite {
 }
 
 impl DropoutSite {
+    /// Dropout at this place, if there is a key: without one the model is evaluated.
+    pub(crate) fn dropout(self, key: Option<Key>, probability: f64) -> Option<Dropout> {
+        let key = key.filter(|_| probability > 0.0)?;
+        Some(Dropout::new(key.with(self.number()), probability as f32))
+    }
+
     fn number(self) -> u64 {
         let (layer_idx, site) = match self {
             Self::Embeddings => return 0,
@@ -92,23 +91,6 @@ impl DropoutSite {
             Self::FeedForwardOutput { layer_idx } => (layer_idx, 3),
         };
         3 * layer_idx as u64 + site
-    }
-}
-
-/// Drops elements, if there is a key: without one the model is evaluated.
-///
-/// # Shapes
-///
-/// - input, output: any
-pub(crate) fn drop_elements<const D: usize>(
-    input: Tensor<D>,
-    key: Option<Key>,
-    site: DropoutSite,
-    probability: f64,
-) -> Tensor<D> {
-    match key {
-        Some(key) if probability > 0.0 => ops::dropout(input, key.with(site.number()), probability as f32),
-        _ => input,
     }
 }
 

@@ -7,8 +7,8 @@
 //!
 //! # Shapes
 //!
-//! `num_rows` sequences of `row_len` tokens; `hidden` the width of the residual stream, which is kept as
-//! `[num_rows * row_len, hidden]` throughout; `heads * head_size = hidden`. Linear weights are `[out, in]`.
+//! `num_rows` sequences with `num_tokens` real tokens in all; `hidden` the width of the residual stream, which is kept
+//! as `[num_tokens, hidden]` throughout, without padding; `heads * head_size = hidden`. Linear weights are `[out, in]`.
 //!
 //! # What is not here
 //!
@@ -20,10 +20,12 @@
 mod backend;
 mod batch;
 mod classify;
+mod compute;
 mod config;
 mod embeddings;
 mod encoder;
 mod error;
+mod fused;
 mod grow;
 mod heads;
 pub mod hf;
@@ -36,6 +38,7 @@ mod ops;
 mod parameters;
 mod pooling;
 mod pretrain;
+mod rows;
 mod sentence;
 mod stages;
 #[cfg(test)]
@@ -43,7 +46,9 @@ mod test_support;
 
 pub use backend::BackendKind;
 pub use batch::{ClassifyBatch, PretrainBatch, TokenBatch};
+pub use bert_kernels::gemm::Precision;
 pub use classify::{ClassLosses, ClassifierConfig, ClassifyModel};
+pub use compute::{Compute, StageForm};
 pub use config::{ConfigError, HiddenAct, ModelConfig};
 pub use error::ModelError;
 pub use grow::grow_vocabulary;

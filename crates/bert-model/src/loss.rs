@@ -6,8 +6,6 @@
 use bert_kernels::math::exp_non_positive;
 use rayon::prelude::*;
 
-use crate::batch::PretrainBatch;
-
 /// Class labels: `u32` token ids or `u8` sentence labels.
 pub(crate) trait Label: Copy + Into<u32> + Sync {}
 
@@ -44,12 +42,12 @@ pub struct BatchLosses {
 
 impl BatchLosses {
     /// Joins the figures of the two objectives.
-    pub(crate) fn new(batch: &PretrainBatch<'_>, mlm: CrossEntropy, nsp: CrossEntropy) -> Self {
+    pub(crate) fn new(num_masked: usize, num_pairs: usize, mlm: CrossEntropy, nsp: CrossEntropy) -> Self {
         Self {
             mlm_loss_sum: mlm.loss_sum,
             nsp_loss_sum: nsp.loss_sum,
-            num_masked: batch.mlm_positions.len() as u64,
-            num_pairs: batch.nsp_labels.len() as u64,
+            num_masked: num_masked as u64,
+            num_pairs: num_pairs as u64,
             mlm_correct: mlm.num_correct,
             nsp_correct: nsp.num_correct,
         }

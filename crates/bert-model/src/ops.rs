@@ -1,30 +1,26 @@
-//! Training ops with handwritten backward, as extensions of the backend.
+//! Whole stages with handwritten backward, as extensions of the backend.
 //!
 //! Each op is one file: forward on a plain backend, what it saves, and its gradients. What an op saves for backward
-//! is built only when somebody asked for gradients. Arithmetic on slices is the business of `bert-kernels`; access
-//! to the slices that of [`raw`]. There is one implementation for all backends whose tensors lie in main memory, so
-//! dropout masks and the order of sums are the same on each of them. Elsewhere the functions are composed from burn's
-//! own operations.
+//! is kept only when somebody asked for gradients. Arithmetic on slices is the business of [`crate::fused`] and
+//! `bert-kernels`; access to the slices that of [`raw`]. There is one implementation for all backends whose tensors
+//! lie in main memory, so results are the same on each of them. Gradients of parameters do not pass through tensors:
+//! they leave by a [`GradientSlot`]. Elsewhere stages are [`composed`] from burn's own operations.
 
 // burn calls its LibTorch backend deprecated; it is named here, in `raw` and in the device factory only.
 #![cfg_attr(feature = "libtorch", allow(deprecated))]
 
-mod attention_probs;
-#[cfg(any(test, feature = "libtorch-cuda"))]
 pub(crate) mod composed;
-mod dropout;
-mod gelu;
+mod embeddings;
+mod encoder_layer;
 mod gradient_root;
-mod layer_norm;
-mod linear;
+mod pretrain_heads;
 pub(crate) mod raw;
+mod slot;
 
 use std::sync::Arc;
 
 #[cfg(feature = "libtorch")]
 use burn::backend::LibTorch;
-
-use bert_random::Key;
 use burn::{
     Tensor,
     backend::{
@@ -38,26 +34,42 @@ use burn::{
     },
 };
 
-pub(crate) use bert_kernels::gelu::GeluForm;
+pub(crate) use embeddings::{EmbeddingsCall, EmbeddingsWorkspace};
+pub(crate) use encoder_layer::LayerCall;
+pub(crate) use pretrain_heads::HeadsCall;
 use raw::Raw;
+pub(crate) use slot::{GradientSlot, lock};
 
 /// The ops of this crate on primitives. Users call the functions of the same names on [`Tensor`]s.
 #[backend_extension(Flex, LibTorch: cfg(feature = "libtorch"), Autodiff)]
 pub(crate) trait BertOps: Backend {
-    fn linear(
-        input: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
-    fn layer_norm(
-        input: FloatTensor<Self>,
+    fn embeddings(
+        words: FloatTensor<Self>,
+        positions: FloatTensor<Self>,
+        types: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        epsilon: f32,
+        call: EmbeddingsCall,
     ) -> FloatTensor<Self>;
-    fn dropout(input: FloatTensor<Self>, key_bits: u64, probability: f32) -> FloatTensor<Self>;
-    fn attention_probs(scores: FloatTensor<Self>, row_lengths: Arc<[u32]>) -> FloatTensor<Self>;
-    fn gelu_form(input: FloatTensor<Self>, form: GeluForm) -> FloatTensor<Self>;
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the macro wants tensors one by one, and copies the attribute"
+    )]
+    fn encoder_layer(
+        input: FloatTensor<Self>,
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        attention_output: FloatTensor<Self>,
+        intermediate: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        call: LayerCall,
+    ) -> FloatTensor<Self>;
+    fn pretrain_heads(
+        states: FloatTensor<Self>,
+        word_table: FloatTensor<Self>,
+        call: HeadsCall,
+    ) -> FloatTensor<Self>;
     fn gradient_root(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
@@ -65,33 +77,42 @@ pub(crate) trait BertOps: Backend {
 macro_rules! forward_on_slices {
     ($backend:ty) => {
         impl BertOps for $backend {
-            fn linear(
-                input: FloatTensor<Self>,
-                weight: FloatTensor<Self>,
-                bias: FloatTensor<Self>,
-            ) -> FloatTensor<Self> {
-                linear::forward::<Self>(input, weight, bias)
-            }
-
-            fn layer_norm(
-                input: FloatTensor<Self>,
+            fn embeddings(
+                words: FloatTensor<Self>,
+                positions: FloatTensor<Self>,
+                types: FloatTensor<Self>,
                 gamma: FloatTensor<Self>,
                 beta: FloatTensor<Self>,
-                epsilon: f32,
+                call: EmbeddingsCall,
             ) -> FloatTensor<Self> {
-                layer_norm::forward::<Self>(&Self::contiguous(input), &gamma, &beta, epsilon).0
+                let parameters = embeddings::Parameters::<Self> { words, positions, types, gamma, beta };
+                let (output, saved) = embeddings::forward::<Self>(&parameters, &call);
+                call.give_back(saved);
+                output
             }
 
-            fn dropout(input: FloatTensor<Self>, key_bits: u64, probability: f32) -> FloatTensor<Self> {
-                dropout::forward::<Self>(input, key_bits, probability)
+            fn encoder_layer(
+                input: FloatTensor<Self>,
+                _query: FloatTensor<Self>,
+                _key: FloatTensor<Self>,
+                _value: FloatTensor<Self>,
+                _attention_output: FloatTensor<Self>,
+                _intermediate: FloatTensor<Self>,
+                _output: FloatTensor<Self>,
+                call: LayerCall,
+            ) -> FloatTensor<Self> {
+                let (output, saved) = encoder_layer::forward::<Self>(&Self::contiguous(input), &call);
+                call.give_back(saved);
+                output
             }
 
-            fn attention_probs(scores: FloatTensor<Self>, row_lengths: Arc<[u32]>) -> FloatTensor<Self> {
-                attention_probs::forward::<Self>(scores, &row_lengths)
-            }
-
-            fn gelu_form(input: FloatTensor<Self>, form: GeluForm) -> FloatTensor<Self> {
-                gelu::forward::<Self>(&Self::contiguous(input), form)
+            fn pretrain_heads(
+                states: FloatTensor<Self>,
+                word_table: FloatTensor<Self>,
+                call: HeadsCall,
+            ) -> FloatTensor<Self> {
+                let (states, word_table) = (Self::contiguous(states), Self::contiguous(word_table));
+                pretrain_heads::forward::<Self>(&states, &word_table, &call)
             }
 
             fn gradient_root(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -106,67 +127,80 @@ forward_on_slices!(Flex);
 forward_on_slices!(LibTorch);
 
 impl<B: Raw + BertOps, C: CheckpointStrategy> BertOps for Autodiff<B, C> {
-    fn linear(
-        input: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let nodes = [input.node(), weight.node(), bias.node()];
-        let (input, weight) = (input.into_primitive(), weight.into_primitive());
-        let bias = bias.into_primitive();
-        match Backward::<B, 3>::prepare::<C>(linear::LinearBackward, nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                let saved = linear::Saved { input: input.clone(), weight: weight.clone() };
-                prep.finish(saved, <B as BertOps>::linear(input, weight, bias))
-            }
-            OpsKind::UnTracked(prep) => prep.finish(<B as BertOps>::linear(input, weight, bias)),
-        }
-    }
-
-    fn layer_norm(
-        input: FloatTensor<Self>,
+    fn embeddings(
+        words: FloatTensor<Self>,
+        positions: FloatTensor<Self>,
+        types: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        epsilon: f32,
+        call: EmbeddingsCall,
     ) -> FloatTensor<Self> {
-        let nodes = [input.node(), gamma.node(), beta.node()];
-        let (gamma, beta) = (gamma.into_primitive(), beta.into_primitive());
-        let input = B::contiguous(input.into_primitive());
-        match Backward::<B, 3>::prepare::<C>(layer_norm::LayerNormBackward, nodes).compute_bound().stateful()
-        {
+        let nodes = [words.node(), positions.node(), types.node(), gamma.node(), beta.node()];
+        let parameters = embeddings::Parameters::<B> {
+            words: words.into_primitive(),
+            positions: positions.into_primitive(),
+            types: types.into_primitive(),
+            gamma: gamma.into_primitive(),
+            beta: beta.into_primitive(),
+        };
+        let (output, saved) = embeddings::forward::<B>(&parameters, &call);
+        let backward = embeddings::EmbeddingsBackward;
+        match Backward::<B, 5>::prepare::<C>(backward, nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let (output, statistics) = layer_norm::forward::<B>(&input, &gamma, &beta, epsilon);
-                prep.finish(layer_norm::Saved { input, gamma, statistics }, output)
+                prep.finish(embeddings::Saved { call, parameters, saved: Arc::new(saved) }, output)
             }
-            OpsKind::UnTracked(prep) => prep.finish(<B as BertOps>::layer_norm(input, gamma, beta, epsilon)),
+            OpsKind::UnTracked(prep) => {
+                call.give_back(saved);
+                prep.finish(output)
+            }
         }
     }
 
-    fn dropout(input: FloatTensor<Self>, key_bits: u64, probability: f32) -> FloatTensor<Self> {
+    fn encoder_layer(
+        input: FloatTensor<Self>,
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        attention_output: FloatTensor<Self>,
+        intermediate: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        call: LayerCall,
+    ) -> FloatTensor<Self> {
         let nodes = [input.node()];
-        let output = B::dropout(input.into_primitive(), key_bits, probability);
-        match Backward::<B, 1>::prepare::<C>(dropout::DropoutBackward, nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((key_bits, probability), output),
-            OpsKind::UnTracked(prep) => prep.finish(output),
-        }
-    }
-
-    fn attention_probs(scores: FloatTensor<Self>, row_lengths: Arc<[u32]>) -> FloatTensor<Self> {
-        let nodes = [scores.node()];
-        let probs = B::attention_probs(scores.into_primitive(), row_lengths);
-        let backward = attention_probs::AttentionProbsBackward;
-        match Backward::<B, 1>::prepare::<C>(backward, nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(probs.clone(), probs),
-            OpsKind::UnTracked(prep) => prep.finish(probs),
-        }
-    }
-
-    fn gelu_form(input: FloatTensor<Self>, form: GeluForm) -> FloatTensor<Self> {
-        let nodes = [input.node()];
+        let weights = [query, key, value, attention_output, intermediate, output]
+            .map(|weight| B::contiguous(weight.into_primitive()));
         let input = B::contiguous(input.into_primitive());
-        match Backward::<B, 1>::prepare::<C>(gelu::GeluBackward, nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((input.clone(), form), B::gelu_form(input, form)),
-            OpsKind::UnTracked(prep) => prep.finish(B::gelu_form(input, form)),
+        let (output, saved) = encoder_layer::forward::<B>(&input, &call);
+        let backward = encoder_layer::EncoderLayerBackward;
+        match Backward::<B, 1>::prepare::<C>(backward, nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                prep.finish(encoder_layer::Saved { call, input, weights, saved: Arc::new(saved) }, output)
+            }
+            OpsKind::UnTracked(prep) => {
+                call.give_back(saved);
+                prep.finish(output)
+            }
+        }
+    }
+
+    fn pretrain_heads(
+        states: FloatTensor<Self>,
+        word_table: FloatTensor<Self>,
+        call: HeadsCall,
+    ) -> FloatTensor<Self> {
+        let nodes = [states.node()];
+        let states = B::contiguous(states.into_primitive());
+        let word_table = B::contiguous(word_table.into_primitive());
+        let backward = pretrain_heads::PretrainHeadsBackward;
+        match Backward::<B, 1>::prepare::<C>(backward, nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let (loss, gradient) =
+                    pretrain_heads::forward_with_gradient::<B>(&states, &word_table, &call);
+                prep.finish(gradient, loss)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(pretrain_heads::forward::<B>(&states, &word_table, &call))
+            }
         }
     }
 
@@ -181,76 +215,58 @@ impl<B: Raw + BertOps, C: CheckpointStrategy> BertOps for Autodiff<B, C> {
     }
 }
 
-/// Applies a linear map.
+/// Embeds tokens: word + position + token type, LayerNorm, dropout. Tracked if a parameter is.
 ///
 /// # Shapes
 ///
-/// - input: `[num_positions, in]`
-/// - weight: `[out, in]`, bias: `[out]`
-/// - output: `[num_positions, out]`
-pub(crate) fn linear(input: Tensor<2>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<2> {
-    #[cfg(feature = "libtorch-cuda")]
-    if !raw::is_main_memory(&input.device()) {
-        return composed::linear(input, weight, bias);
-    }
-    let output =
-        <Dispatch as BertOps>::linear(input.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(output)
+/// - words, positions, types: `[num_entries, hidden]`; gamma, beta: `[hidden]`
+/// - output: `[num_tokens, hidden]`
+pub(crate) fn embeddings(
+    [words, positions, types]: [Tensor<2>; 3],
+    [gamma, beta]: [Tensor<1>; 2],
+    call: EmbeddingsCall,
+) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as BertOps>::embeddings(
+        words.into_dispatch(),
+        positions.into_dispatch(),
+        types.into_dispatch(),
+        gamma.into_dispatch(),
+        beta.into_dispatch(),
+        call,
+    ))
 }
 
-/// Normalises each row to mean 0 and variance 1, then scales by `gamma` and shifts by `beta`.
+/// Applies an encoder layer.
 ///
 /// # Shapes
 ///
-/// - input, output: `[num_positions, hidden]`
-/// - gamma, beta: `[hidden]`
-pub(crate) fn layer_norm(input: Tensor<2>, gamma: Tensor<1>, beta: Tensor<1>, epsilon: f32) -> Tensor<2> {
-    #[cfg(feature = "libtorch-cuda")]
-    if !raw::is_main_memory(&input.device()) {
-        return composed::layer_norm(input, gamma, beta, epsilon.into());
-    }
-    let (gamma, beta) = (gamma.into_dispatch(), beta.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as BertOps>::layer_norm(input.into_dispatch(), gamma, beta, epsilon))
+/// - input, output: `[num_tokens, hidden]`
+/// - weights: `[out, in]` each, as they are stored: query, key, value, output projection, both maps of the feed-forward
+///   network
+pub(crate) fn encoder_layer(input: Tensor<2>, weights: [Tensor<2>; 6], call: LayerCall) -> Tensor<2> {
+    let [query, key, value, attention_output, intermediate, output] = weights.map(Tensor::into_dispatch);
+    let input = input.into_dispatch();
+    Tensor::from_dispatch(<Dispatch as BertOps>::encoder_layer(
+        input,
+        query,
+        key,
+        value,
+        attention_output,
+        intermediate,
+        output,
+        call,
+    ))
 }
 
-/// Zeroes each element with a probability, as a function of the key and the element's index; scales the others.
+/// Computes the scaled loss of both heads; figures and gradients of the parameters leave by the call.
 ///
 /// # Shapes
 ///
-/// - input, output: any
-pub(crate) fn dropout<const D: usize>(input: Tensor<D>, key: Key, probability: f32) -> Tensor<D> {
-    #[cfg(feature = "libtorch-cuda")]
-    if !raw::is_main_memory(&input.device()) {
-        return composed::dropout(input, key, probability);
-    }
-    Tensor::from_dispatch(<Dispatch as BertOps>::dropout(input.into_dispatch(), key.bits(), probability))
-}
-
-/// Softmax over the real tokens of each sequence.
-///
-/// # Shapes
-///
-/// - scores, output: `[num_rows, heads, row_len, row_len]`
-/// - row_lengths: `[num_rows]`
-pub(crate) fn attention_probs(scores: Tensor<4>, row_lengths: Arc<[u32]>) -> Tensor<4> {
-    #[cfg(feature = "libtorch-cuda")]
-    if !raw::is_main_memory(&scores.device()) {
-        return composed::attention_probs(scores, &row_lengths);
-    }
-    Tensor::from_dispatch(<Dispatch as BertOps>::attention_probs(scores.into_dispatch(), row_lengths))
-}
-
-/// GELU in one of its two forms.
-///
-/// # Shapes
-///
-/// - input, output: any
-pub(crate) fn gelu<const D: usize>(input: Tensor<D>, form: GeluForm) -> Tensor<D> {
-    #[cfg(feature = "libtorch-cuda")]
-    if !raw::is_main_memory(&input.device()) {
-        return composed::gelu(input, form);
-    }
-    Tensor::from_dispatch(<Dispatch as BertOps>::gelu_form(input.into_dispatch(), form))
+/// - states: `[num_tokens, hidden]`; word_table: `[vocab, hidden]`
+/// - output: `[1]`
+pub(crate) fn pretrain_heads(states: Tensor<2>, word_table: Tensor<2>, call: HeadsCall) -> Tensor<1> {
+    let (states, word_table) = (states.into_dispatch(), word_table.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as BertOps>::pretrain_heads(states, word_table, call))
 }
 
 /// A scalar whose backward pass enters the graph of `output` with `gradient`.
@@ -260,7 +276,6 @@ pub(crate) fn gelu<const D: usize>(input: Tensor<D>, form: GeluForm) -> Tensor<D
 /// - output, gradient: the same, any
 /// - result: `[1]`
 pub(crate) fn gradient_root<const D: usize>(output: Tensor<D>, gradient: Tensor<D>) -> Tensor<1> {
-    #[cfg(feature = "libtorch-cuda")]
     if !raw::is_main_memory(&output.device()) {
         return composed::gradient_root(output, gradient);
     }
@@ -269,8 +284,3 @@ pub(crate) fn gradient_root<const D: usize>(output: Tensor<D>, gradient: Tensor<
         gradient.into_dispatch(),
     ))
 }
-
-#[cfg(test)]
-mod finite_differences;
-#[cfg(test)]
-mod tests;

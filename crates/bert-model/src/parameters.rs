@@ -3,6 +3,8 @@
 //! Every module declares its fields in layout order, and burn visits fields in that order; so one running offset is
 //! all the bookkeeping there is. Names and shapes are checked when a module is built.
 
+use std::ops::Range;
+
 use burn::{
     Tensor,
     module::{Module, ModuleMapper, ModuleVisitor, Param},
@@ -40,26 +42,37 @@ impl<'a> BucketSource<'a> {
     }
 }
 
-/// Copies all parameters of a module to `out`.
+/// Copies a range of the parameters of a module, counted over all of them, to `out`.
 ///
 /// # Panics
 ///
-/// If `out` is shorter than the module's parameters.
-pub(crate) fn read<M: Module>(module: &M, out: &mut [f32]) {
-    struct Reader<'a>(&'a mut [f32]);
+/// If the module ends before the range does, or `out` is not as long as the range.
+pub(crate) fn read<M: Module>(module: &M, range: Range<usize>, out: &mut [f32]) {
+    struct Reader<'a> {
+        range: Range<usize>,
+        out: &'a mut [f32],
+        offset: usize,
+        num_read: usize,
+    }
 
     impl ModuleVisitor for Reader<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let tensor = param.val();
-            let head =
-                self.0.split_off_mut(..tensor.shape().num_elements()).expect("a bucket holds its module");
-            raw::copy_to(tensor, head);
+            let (first, end) = (self.offset, self.offset + tensor.shape().num_elements());
+            self.offset = end;
+            let (from, to) = (first.max(self.range.start), end.min(self.range.end));
+            if from < to {
+                let out = &mut self.out[from - self.range.start..to - self.range.start];
+                raw::with_values(tensor, |values| out.copy_from_slice(&values[from - first..to - first]));
+                self.num_read += to - from;
+            }
         }
     }
 
-    let mut reader = Reader(out);
+    assert_eq!(out.len(), range.len(), "room for the range");
+    let mut reader = Reader { range, out, offset: 0, num_read: 0 };
     module.visit(&mut reader);
-    assert!(reader.0.is_empty(), "a bucket is as long as its module");
+    assert_eq!(reader.num_read, reader.range.len(), "a bucket is as long as its module");
 }
 
 /// Replaces all parameters of a module, in place, and leaves them tracked.
@@ -96,6 +109,18 @@ fn take<M: Module>(module: &mut M) -> M {
 
     let shell = module.clone().map(&mut Emptier);
     std::mem::replace(module, shell)
+}
+
+/// Runs backward from a root in the graph of a module's output, and fills the bucket with the gradients of the
+/// module's parameters.
+pub(crate) fn backward<M: Module>(
+    module: &M,
+    root: Tensor<1>,
+    mut bucket: Vec<f32>,
+) -> (Gradients, Vec<f32>) {
+    let mut gradients = root.backward();
+    take_gradients(module, &mut gradients, &mut bucket);
+    (gradients, bucket)
 }
 
 /// Moves the gradients of all parameters of a module to `out`; zeros where nothing depended on a parameter.

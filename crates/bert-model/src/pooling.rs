@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::rows::TokenRows;
+
 /// How the states of a row become one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -30,17 +32,6 @@ enum Form {
     First,
     Mean,
     Max,
-}
-
-/// The rows that are pooled.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rows<'a> {
-    /// Tokens per row, padding included.
-    pub(crate) row_len: usize,
-    /// Real tokens of each row, at least 1.
-    pub(crate) lengths: &'a [u32],
-    /// Width of a state.
-    pub(crate) hidden: usize,
 }
 
 impl Pooling {
@@ -86,19 +77,18 @@ impl Pooling {
     ///
     /// # Shapes
     ///
-    /// - states: `[num_rows * row_len, hidden]`
+    /// - states: `[num_tokens, hidden]`
     /// - pooled: `[num_rows, hidden]`
-    pub(crate) fn add_pooled(self, rows: Rows<'_>, weight: f32, states: &[f32], pooled: &mut [f32]) {
-        let hidden = rows.hidden;
-        let outputs = pooled.chunks_exact_mut(hidden).zip(states.chunks_exact(rows.row_len * hidden));
-        for ((out, states), &length) in outputs.zip(rows.lengths) {
-            let tokens = || states.chunks_exact(hidden).take(length as usize);
+    pub(crate) fn add_pooled(self, rows: &TokenRows, weight: f32, states: &[f32], pooled: &mut [f32]) {
+        let hidden = pooled.len() / rows.num_rows();
+        for (out, row) in pooled.chunks_exact_mut(hidden).zip(rows.rows()) {
+            let states = &states[row.start * hidden..row.end * hidden];
             for (column, out) in out.iter_mut().enumerate() {
-                let values = tokens().map(|token| token[column]);
+                let values = states.chunks_exact(hidden).map(|token| token[column]);
                 *out += weight
                     * match self.form() {
                         Form::First => states[column],
-                        Form::Mean => values.sum::<f32>() / length as f32,
+                        Form::Mean => values.sum::<f32>() / row.len() as f32,
                         Form::Max => values.fold(f32::NEG_INFINITY, f32::max),
                     };
             }
@@ -112,34 +102,30 @@ impl Pooling {
     /// # Shapes
     ///
     /// - pooled_gradient: `[num_rows, hidden]`
-    /// - states, gradient: `[num_rows * row_len, hidden]`
+    /// - states, gradient: `[num_tokens, hidden]`
     pub(crate) fn add_gradient(
         self,
-        rows: Rows<'_>,
+        rows: &TokenRows,
         weight: f32,
         pooled_gradient: &[f32],
         states: &[f32],
         gradient: &mut [f32],
     ) {
-        let (hidden, row_size) = (rows.hidden, rows.row_len * rows.hidden);
-        for (row, &length) in rows.lengths.iter().enumerate() {
-            let states = &states[row * row_size..(row + 1) * row_size];
-            let gradient = &mut gradient[row * row_size..(row + 1) * row_size];
-            let from = &pooled_gradient[row * hidden..(row + 1) * hidden];
+        let hidden = pooled_gradient.len() / rows.num_rows();
+        for (row, from) in rows.rows().zip(pooled_gradient.chunks_exact(hidden)) {
+            let states = &states[row.start * hidden..row.end * hidden];
+            let gradient = &mut gradient[row.start * hidden..row.end * hidden];
             for (column, from) in from.iter().enumerate() {
                 match self.form() {
                     Form::First => gradient[column] += weight * from,
                     Form::Mean => {
-                        let share = weight * from / length as f32;
-                        gradient
-                            .chunks_exact_mut(hidden)
-                            .take(length as usize)
-                            .for_each(|g| g[column] += share);
+                        let share = weight * from / row.len() as f32;
+                        gradient.chunks_exact_mut(hidden).for_each(|g| g[column] += share);
                     }
                     Form::Max => {
                         let value = |token: usize| states[token * hidden + column];
                         let later_only = |best, token| if value(token) > value(best) { token } else { best };
-                        let best = (1..length as usize).fold(0, later_only);
+                        let best = (1..row.len()).fold(0, later_only);
                         gradient[best * hidden + column] += weight * from;
                     }
                 }
@@ -152,34 +138,25 @@ impl Pooling {
 mod tests {
     use super::*;
 
-    /// Two rows of three tokens of width 2; the second row has one real token.
-    const STATES: [f32; 12] = [1.0, -2.0, 3.0, 5.0, 90.0, 90.0, -1.0, 4.0, 80.0, 80.0, 80.0, 80.0];
-    const ROWS: Rows<'_> = Rows { row_len: 3, lengths: &[2, 1], hidden: 2 };
+    /// Rows of two tokens and of one, of width 2.
+    const STATES: [f32; 6] = [1.0, -2.0, 3.0, 5.0, -1.0, 4.0];
 
     #[track_caller]
-    fn check(pooling: Pooling, expected: [f32; 4], expected_gradient: [f32; 12]) {
+    fn check(pooling: Pooling, expected: [f32; 4], expected_gradient: [f32; 6]) {
+        let rows = TokenRows::new(&[2, 1], 3);
         let mut pooled = [0.0; 4];
-        pooling.add_pooled(ROWS, 1.0, &STATES, &mut pooled);
+        pooling.add_pooled(&rows, 1.0, &STATES, &mut pooled);
         assert_eq!(pooled, expected, "{pooling:?}");
-        let mut gradient = [0.0; 12];
-        pooling.add_gradient(ROWS, 1.0, &[10.0, 20.0, 30.0, 40.0], &STATES, &mut gradient);
+        let mut gradient = [0.0; 6];
+        pooling.add_gradient(&rows, 1.0, &[10.0, 20.0, 30.0, 40.0], &STATES, &mut gradient);
         assert_eq!(gradient, expected_gradient, "{pooling:?}");
     }
 
     #[test]
-    fn padding_is_never_seen_and_gets_no_gradient() {
-        let at_first = [10.0, 20.0, 0.0, 0.0, 0.0, 0.0, 30.0, 40.0, 0.0, 0.0, 0.0, 0.0];
-        check(Pooling::Cls, [1.0, -2.0, -1.0, 4.0], at_first);
-        check(
-            Pooling::Mean,
-            [2.0, 1.5, -1.0, 4.0],
-            [5.0, 10.0, 5.0, 10.0, 0.0, 0.0, 30.0, 40.0, 0.0, 0.0, 0.0, 0.0],
-        );
-        check(
-            Pooling::Max,
-            [3.0, 5.0, -1.0, 4.0],
-            [0.0, 0.0, 10.0, 20.0, 0.0, 0.0, 30.0, 40.0, 0.0, 0.0, 0.0, 0.0],
-        );
+    fn every_form_reads_its_row_and_gives_its_gradient_back() {
+        check(Pooling::Cls, [1.0, -2.0, -1.0, 4.0], [10.0, 20.0, 0.0, 0.0, 30.0, 40.0]);
+        check(Pooling::Mean, [2.0, 1.5, -1.0, 4.0], [5.0, 10.0, 5.0, 10.0, 30.0, 40.0]);
+        check(Pooling::Max, [3.0, 5.0, -1.0, 4.0], [0.0, 0.0, 10.0, 20.0, 30.0, 40.0]);
     }
 
     #[test]

@@ -3,20 +3,28 @@
 //! Its last stage are the heads: the masked language model on the masked positions, and next sentence prediction. What is
 //! done with the gradients (sums over micro-batches and ranks, clipping, the update) is not known here.
 
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
 use bert_random::Key;
 use burn::{Tensor, module::Module};
 
 use crate::{
-    backend::BackendKind,
     batch::PretrainBatch,
+    compute::{Compute, StageForm},
     config::ModelConfig,
     error::ModelError,
+    fused::{FusedHeads, HeadsBatch},
     heads::{Heads, HeadsOutput},
     init::initial_bucket,
     layout::{BucketLayout, ParameterLayout},
     loss::{BatchLosses, LossScale, cross_entropy},
-    ops::raw,
-    stages::{EncoderPass, GradientSink, LastGradients, Stages, leaf, loss_root, take_gradient},
+    ops::{self, GradientSlot, HeadsCall, raw},
+    parameters,
+    rows::TokenRows,
+    stages::{GradientSink, LastGradients, Stages, buffer, leaf, loss_root, take_gradient},
 };
 
 /// A BERT for pre-training: its stages and their parameters.
@@ -24,14 +32,14 @@ use crate::{
 pub struct PretrainModel {
     config: ModelConfig,
     pub(crate) stages: Stages<Heads>,
+    fused: Option<FusedLast>,
 }
 
-/// Everything backward starts from.
-struct ForwardPass {
-    encoder: EncoderPass,
-    heads_input: Tensor<2>,
-    word_table: Tensor<2>,
-    logits: HeadsOutput,
+/// What the fused form of the last stage needs.
+#[derive(Debug)]
+struct FusedLast {
+    heads: Arc<Mutex<FusedHeads>>,
+    gradients: GradientSlot,
 }
 
 impl PretrainModel {
@@ -39,40 +47,47 @@ impl PretrainModel {
     ///
     /// # Errors
     ///
-    /// [`ModelError::Config`] if the configuration is not valid; [`ModelError::NotCompiledIn`] and
-    /// [`ModelError::NoDevice`] if there is no such backend here.
-    pub fn init(config: &ModelConfig, init_key: Key, backend: BackendKind) -> Result<Self, ModelError> {
-        Self::build(config, backend, |bucket, _| initial_bucket(config, bucket, init_key))
+    /// [`ModelError::Config`] if the configuration is not valid; [`ModelError::NotCompiledIn`],
+    /// [`ModelError::NoDevice`], [`ModelError::NotFused`] and [`ModelError::ComposedBf16`] if it cannot be computed so.
+    pub fn init(
+        config: &ModelConfig,
+        init_key: Key,
+        compute: impl Into<Compute>,
+    ) -> Result<Self, ModelError> {
+        Self::build(config, compute.into(), |bucket, _| initial_bucket(config, bucket, init_key))
     }
 
     /// Builds a model from the values of its buckets, in layout order, as [`crate::hf::load_folder`] returns them.
     ///
     /// # Errors
     ///
-    /// [`ModelError::Config`] if the configuration is not valid; [`ModelError::BucketLen`] if a bucket is missing or
-    /// has another length; [`ModelError::NotCompiledIn`] and [`ModelError::NoDevice`] if there is no such backend here.
+    /// [`ModelError::BucketLen`] if a bucket is missing or has another length; the others as [`PretrainModel::init`].
     pub fn from_buckets(
         config: &ModelConfig,
         buckets: &[Vec<f32>],
-        backend: BackendKind,
+        compute: impl Into<Compute>,
     ) -> Result<Self, ModelError> {
-        Self::build(config, backend, |_, bucket_idx| buckets.get(bucket_idx).cloned().unwrap_or_default())
+        Self::build(config, compute.into(), |_, bucket_idx| {
+            buckets.get(bucket_idx).cloned().unwrap_or_default()
+        })
     }
 
     fn build(
         config: &ModelConfig,
-        backend: BackendKind,
+        compute: Compute,
         values: impl FnMut(&BucketLayout, usize) -> Vec<f32>,
     ) -> Result<Self, ModelError> {
         config.validate()?;
-        let stages = Stages::build(
-            config,
-            ParameterLayout::new(config),
-            backend,
-            values,
-            |bucket, values, device| Heads::load(config, bucket, values, device),
-        )?;
-        Ok(Self { config: config.clone(), stages })
+        let layout = ParameterLayout::new(config);
+        let fused = (compute.form == StageForm::Fused).then(|| FusedLast::new(config, compute));
+        let load_last = |bucket: &BucketLayout, values: &[f32], device: &burn::tensor::Device| {
+            if let Some(fused) = &fused {
+                fused.lock().pack(values, config.vocab_size);
+            }
+            Heads::load(config, bucket, values, device)
+        };
+        let stages = Stages::build(config, layout, compute, values, load_last)?;
+        Ok(Self { config: config.clone(), stages, fused })
     }
 
     /// The configuration the model was built from.
@@ -94,6 +109,15 @@ impl PretrainModel {
         self.stages.read_bucket(bucket_idx, out);
     }
 
+    /// Copies a range of a bucket, counted in layout order, to `out`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such range or `out` is not as long as it.
+    pub fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]) {
+        self.stages.read_range(bucket_idx, range, out);
+    }
+
     /// Replaces the parameters of a bucket, in layout order.
     ///
     /// # Panics
@@ -101,6 +125,9 @@ impl PretrainModel {
     /// If there is no such bucket or `values` is not as long as the bucket.
     pub fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]) {
         self.stages.write_bucket(bucket_idx, values);
+        if let Some(fused) = self.fused.as_ref().filter(|_| bucket_idx == self.layout().heads_idx()) {
+            fused.lock().pack(values, self.config.vocab_size);
+        }
     }
 
     /// Runs one micro-batch forward and backward.
@@ -119,21 +146,18 @@ impl PretrainModel {
         sink: &mut dyn GradientSink,
     ) -> Result<BatchLosses, ModelError> {
         batch.validate(&self.config)?;
-        let forward = self.forward_stages(batch, dropout);
-        let HeadsOutput { mlm, nsp } = &forward.logits;
-        let (mlm, mlm_root) =
-            mlm.clone().map(|logits| loss_root(logits, batch.mlm_labels, scale.mlm)).unzip();
-        let (nsp, nsp_root) =
-            nsp.clone().map(|logits| loss_root(logits, batch.nsp_labels, scale.nsp)).unzip();
-        sink.forward_done();
-
-        let root = match (mlm_root, nsp_root) {
-            (Some(mlm), Some(nsp)) => mlm + nsp,
-            (Some(root), None) | (None, Some(root)) => root,
-            (None, None) => unreachable!("a valid batch has something to learn"),
+        let rows = Arc::new(TokenRows::new(batch.lengths, batch.row_len));
+        let heads_batch = heads_batch(batch, &rows);
+        let (encoder, states) = self.stages.forward(batch, &rows, dropout, |_, _| {});
+        let (losses, last) = match &self.fused {
+            Some(fused) => self.train_heads(fused, states, heads_batch, scale, sink),
+            None => self.train_composed_heads(states, &heads_batch, scale, sink),
         };
-        self.backward_stages(batch, forward, root, sink);
-        Ok(BatchLosses::new(batch, mlm.unwrap_or_default(), nsp.unwrap_or_default()))
+        let from_above = |_: usize, _: &Tensor<2>, from_above: Option<Tensor<2>>| {
+            from_above.expect("every state is read by the stage above it")
+        };
+        self.stages.backward(encoder, last, from_above, sink);
+        Ok(losses)
     }
 
     /// Computes the losses of a batch without dropout and without gradients.
@@ -142,12 +166,21 @@ impl PretrainModel {
     ///
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn evaluate(&self, batch: &PretrainBatch<'_>) -> Result<BatchLosses, ModelError> {
-        let HeadsOutput { mlm, nsp } = self.infer(batch)?;
+        batch.validate(&self.config)?;
+        let (rows, states) = self.encode(batch);
+        let heads_batch = heads_batch(batch, &rows);
+        if let Some(fused) = &self.fused {
+            return Ok(self.with_word_table(states, |states, table| {
+                fused.lock().evaluate(states, table, &heads_batch)
+            }));
+        }
+        let HeadsOutput { mlm, nsp } = self.logits(states, &heads_batch);
         let mlm =
             mlm.map(|logits| raw::with_values(logits, |logits| cross_entropy(logits, batch.mlm_labels)));
         let nsp =
             nsp.map(|logits| raw::with_values(logits, |logits| cross_entropy(logits, batch.nsp_labels)));
-        Ok(BatchLosses::new(batch, mlm.unwrap_or_default(), nsp.unwrap_or_default()))
+        let (mlm, nsp) = (mlm.unwrap_or_default(), nsp.unwrap_or_default());
+        Ok(BatchLosses::new(batch.mlm_labels.len(), batch.nsp_labels.len(), mlm, nsp))
     }
 
     /// Computes the logits of the masked positions without dropout.
@@ -160,41 +193,147 @@ impl PretrainModel {
     ///
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn masked_logits(&self, batch: &PretrainBatch<'_>) -> Result<Vec<f32>, ModelError> {
-        let logits = self.infer(batch)?.mlm;
+        batch.validate(&self.config)?;
+        let (rows, states) = self.encode(batch);
+        let heads_batch = heads_batch(batch, &rows);
+        if let Some(fused) = &self.fused {
+            return Ok(self.with_word_table(states, |states, table| {
+                fused.lock().masked_logits(states, table, &heads_batch)
+            }));
+        }
+        let logits = self.logits(states, &heads_batch).mlm;
         Ok(logits.map(|logits| raw::with_values(logits, <[f32]>::to_vec)).unwrap_or_default())
     }
 
-    fn infer(&self, batch: &PretrainBatch<'_>) -> Result<HeadsOutput, ModelError> {
-        batch.validate(&self.config)?;
-        let hidden = self.stages.encode(batch, |_, _| {}); // [num_positions, hidden]
+    /// Runs the last states through the pooler.
+    ///
+    /// # Shapes
+    ///
+    /// - states: `[num_tokens, hidden]`
+    /// - output: `[num_rows * hidden]`
+    pub(crate) fn pool(&self, states: Tensor<2>, rows: &TokenRows) -> Vec<f32> {
+        if let Some(fused) = &self.fused {
+            return raw::with_values(states, |states| fused.lock().pooled(states, rows.firsts()).to_vec());
+        }
+        raw::with_values(self.stages.last.valid().pool(states, rows.firsts()), <[f32]>::to_vec)
+    }
+
+    /// Runs the last states through next sentence prediction.
+    ///
+    /// # Shapes
+    ///
+    /// - states: `[num_tokens, hidden]`
+    /// - output: `[num_rows * 2]`
+    pub(crate) fn relate(&self, states: Tensor<2>, rows: &TokenRows) -> Vec<f32> {
+        if let Some(fused) = &self.fused {
+            return raw::with_values(states, |states| fused.lock().relate(states, rows.firsts()).to_vec());
+        }
+        let heads = self.stages.last.valid();
+        raw::with_values(heads.relate(heads.pool(states, rows.firsts())), <[f32]>::to_vec)
+    }
+
+    /// The last states of a batch, without dropout: `[num_tokens, hidden]`.
+    pub(crate) fn encode(&self, batch: &PretrainBatch<'_>) -> (Arc<TokenRows>, Tensor<2>) {
+        let rows = Arc::new(TokenRows::new(batch.lengths, batch.row_len));
+        let states = self.stages.encode(batch, &rows, |_, _| {});
+        (rows, states)
+    }
+
+    /// Lends states and word table as slices.
+    fn with_word_table<R>(&self, states: Tensor<2>, read: impl FnOnce(&[f32], &[f32]) -> R) -> R {
+        let word_table = self.stages.embeddings.word_table();
+        raw::with_values(states, |states| raw::with_values(word_table, |table| read(states, table)))
+    }
+
+    fn logits(&self, states: Tensor<2>, batch: &HeadsBatch) -> HeadsOutput {
         let word_table = self.stages.embeddings.valid().word_table();
-        Ok(self.stages.last.valid().forward(hidden, word_table, batch))
+        self.stages.last.valid().forward(states, word_table, batch)
     }
 
-    fn forward_stages(&self, batch: &PretrainBatch<'_>, dropout: Key) -> ForwardPass {
-        let (encoder, heads_input) = self.stages.forward(batch, dropout, |_, _| {});
-        let word_table = leaf(&self.stages.embeddings.word_table());
-        let logits = self.stages.last.forward(heads_input.clone(), word_table.clone(), batch);
-        ForwardPass { encoder, heads_input, word_table, logits }
-    }
-
-    fn backward_stages(
+    /// Losses and gradients of the heads in one op.
+    fn train_heads(
         &self,
-        batch: &PretrainBatch<'_>,
-        forward: ForwardPass,
-        root: Tensor<1>,
+        fused: &FusedLast,
+        states: Tensor<2>,
+        batch: HeadsBatch,
+        scale: LossScale,
         sink: &mut dyn GradientSink,
-    ) {
-        let ForwardPass { encoder, heads_input, word_table, logits } = forward;
-        let mut parameters = root.backward();
-        drop(logits);
-        let states = Some(take_gradient(&heads_input, &mut parameters));
-        let word_table = word_table.grad_remove(&mut parameters);
-        let last = LastGradients { parameters, states, word_table };
-        let from_above = |_: usize, _: &Tensor<2>, from_above: Option<Tensor<2>>| {
-            from_above.expect("every state is read by the stage above it")
+    ) -> (BatchLosses, LastGradients) {
+        let layout = &self.stages.layout;
+        let embeddings = self.stages.embeddings.gradients().expect("all stages have one form");
+        embeddings.lend(buffer(sink, layout, layout.embeddings_idx()));
+        fused.gradients.lend(buffer(sink, layout, layout.heads_idx()));
+        let call = HeadsCall {
+            heads: fused.heads.clone(),
+            batch: Arc::new(batch),
+            scale,
+            gradients: fused.gradients.clone(),
+            embedding_gradients: embeddings.clone(),
+            losses: Arc::default(),
         };
-        self.stages.backward(batch, encoder, last, from_above, sink);
+        let losses = call.losses.clone();
+        let word_table = self.stages.embeddings.word_table();
+        let loss = ops::pretrain_heads(states.clone(), word_table, call);
+        sink.forward_done();
+        let states = Some(take_gradient(&states, &mut loss.backward()));
+        let (bucket, embeddings) = (fused.gradients.take(), embeddings.take());
+        let losses = *ops::lock(&losses);
+        (losses, LastGradients { bucket, embeddings, states })
+    }
+
+    /// The same from burn's own operations.
+    fn train_composed_heads(
+        &self,
+        states: Tensor<2>,
+        batch: &HeadsBatch,
+        scale: LossScale,
+        sink: &mut dyn GradientSink,
+    ) -> (BatchLosses, LastGradients) {
+        let word_table = leaf(&self.stages.embeddings.word_table());
+        let HeadsOutput { mlm, nsp } = self.stages.last.forward(states.clone(), word_table.clone(), batch);
+        let (mlm, mlm_root) = mlm.map(|logits| loss_root(logits, &batch.mlm_labels, scale.mlm)).unzip();
+        let (nsp, nsp_root) = nsp.map(|logits| loss_root(logits, &batch.nsp_labels, scale.nsp)).unzip();
+        sink.forward_done();
+        let root = match (mlm_root, nsp_root) {
+            (Some(mlm), Some(nsp)) => mlm + nsp,
+            (Some(root), None) | (None, Some(root)) => root,
+            (None, None) => unreachable!("a valid batch has something to learn"),
+        };
+        let layout = &self.stages.layout;
+        let bucket = buffer(sink, layout, layout.heads_idx());
+        let (mut gradients, bucket) = parameters::backward(&self.stages.last, root, bucket);
+        let mut embeddings = buffer(sink, layout, layout.embeddings_idx());
+        let words = &mut embeddings[..self.config.vocab_size * self.config.hidden_size];
+        match word_table.grad_remove(&mut gradients) {
+            Some(gradient) => raw::copy_to(gradient, words),
+            None => words.fill(0.0),
+        }
+        let states = Some(take_gradient(&states, &mut gradients));
+        let (mlm, nsp) = (mlm.unwrap_or_default(), nsp.unwrap_or_default());
+        let losses = BatchLosses::new(batch.mlm_labels.len(), batch.nsp_labels.len(), mlm, nsp);
+        (losses, LastGradients { bucket, embeddings, states })
+    }
+}
+
+impl FusedLast {
+    fn new(config: &ModelConfig, compute: Compute) -> Self {
+        let (hidden, eps) = (config.hidden_size, config.layer_norm_eps as f32);
+        let heads = FusedHeads::new(hidden, config.hidden_act.into(), eps, compute.precision);
+        Self { heads: Arc::new(Mutex::new(heads)), gradients: GradientSlot::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FusedHeads> {
+        ops::lock(&self.heads)
+    }
+}
+
+/// What the heads look at: tokens in place of padded positions.
+fn heads_batch(batch: &PretrainBatch<'_>, rows: &TokenRows) -> HeadsBatch {
+    HeadsBatch {
+        masked: batch.mlm_positions.iter().map(|&position| rows.token_at(position)).collect(),
+        mlm_labels: batch.mlm_labels.to_vec(),
+        firsts: rows.firsts().to_vec(),
+        nsp_labels: batch.nsp_labels.to_vec(),
     }
 }
 

@@ -3,14 +3,9 @@
 //! Owns running the encoder and pooling state by state, so that only one layer's states are held at a time. How
 //! states are weighed is the business of [`crate::pooling`]; no dropout, no gradients, no labels.
 
-use burn::module::Module;
+use std::sync::Arc;
 
-use crate::{
-    PretrainModel, TokenBatch,
-    error::ModelError,
-    ops::raw,
-    pooling::{Pooling, Rows},
-};
+use crate::{PretrainModel, TokenBatch, error::ModelError, ops::raw, pooling::Pooling, rows::TokenRows};
 
 impl PretrainModel {
     /// Computes one vector for each row. Padding has no part in it; `[CLS]` and `[SEP]` have, as all real tokens.
@@ -31,19 +26,18 @@ impl PretrainModel {
     ) -> Result<Vec<f32>, ModelError> {
         let batch = tokens.validated(self.config())?;
         let (hidden_size, num_layers) = (self.config().hidden_size, self.stages.layers.len());
-        let rows = Rows { row_len: batch.row_len, lengths: batch.lengths, hidden: hidden_size };
+        let rows = Arc::new(TokenRows::new(batch.lengths, batch.row_len));
         let mut pooled = vec![0.0; batch.num_rows * hidden_size];
-        let last = self.stages.encode(&batch, |state_idx, state| {
+        let last = self.stages.encode(&batch, &rows, |state_idx, state| {
             let weight = pooling.weight(state_idx, num_layers);
             if weight != 0.0 {
                 raw::with_values(state.clone(), |state| {
-                    pooling.add_pooled(rows, weight, state, &mut pooled);
+                    pooling.add_pooled(&rows, weight, state, &mut pooled);
                 });
             }
         });
         if pooling == Pooling::Pooler {
-            let pooled = self.stages.last.valid().pool(last, batch.num_rows, batch.row_len); // [num_rows, hidden]
-            return Ok(raw::with_values(pooled, <[f32]>::to_vec));
+            return Ok(self.pool(last, &rows));
         }
         Ok(pooled)
     }

@@ -4,6 +4,11 @@
 //! gradient of its output and hands out the stage's gradients before the next one starts. What the last stage
 //! computes, and what a loss is, the models say: [`crate::PretrainModel`] and [`crate::ClassifyModel`].
 
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex},
+};
+
 use bert_random::Key;
 use burn::{
     Tensor,
@@ -12,16 +17,18 @@ use burn::{
 };
 
 use crate::{
-    backend::BackendKind,
     batch::PretrainBatch,
+    compute::{Compute, StageForm},
     config::ModelConfig,
     embeddings::{Embeddings, EmbeddingsOutput},
     encoder::{EncoderLayer, Pass},
     error::ModelError,
+    fused::LayerWorkspace,
     layout::{BucketLayout, ParameterLayout},
     loss::{CrossEntropy, Label, cross_entropy_with_gradient},
     ops::{self, raw},
     parameters,
+    rows::TokenRows,
 };
 
 /// Receives the gradients of one micro-batch, stage by stage.
@@ -29,10 +36,20 @@ pub trait GradientSink {
     /// Called once, after the last stage's forward pass and before any gradient.
     fn forward_done(&mut self);
 
+    /// Lends memory for the gradient of a bucket, of any length and content; an empty vector will do.
+    fn buffer(&mut self, bucket_idx: usize) -> Vec<f32>;
+
     /// Called once per bucket, in the order 0, 1, .. of [`ParameterLayout::buckets`].
     ///
-    /// `gradient` holds the whole bucket in layout order; it is only lent.
-    fn bucket(&mut self, bucket_idx: usize, gradient: &[f32]);
+    /// `gradient` holds the whole bucket in layout order, in memory that [`GradientSink::buffer`] lent for it.
+    fn bucket(&mut self, bucket_idx: usize, gradient: Vec<f32>);
+}
+
+/// Memory for the gradient of a bucket, of the right length and any content.
+pub(crate) fn buffer(sink: &mut dyn GradientSink, layout: &ParameterLayout, bucket_idx: usize) -> Vec<f32> {
+    let mut buffer = sink.buffer(bucket_idx);
+    buffer.resize(layout.buckets[bucket_idx].num_elements, 0.0);
+    buffer
 }
 
 /// Embeddings, encoder layers and a last stage, with the order of their parameters.
@@ -58,12 +75,12 @@ pub(crate) struct EncoderPass {
 
 /// What the last stage hands back to the stages below it.
 pub(crate) struct LastGradients {
-    /// Gradients of its parameters.
-    pub(crate) parameters: Gradients,
-    /// Gradient of the output of the last layer, `[num_positions, hidden]`.
+    /// Gradients of its parameters: its bucket.
+    pub(crate) bucket: Vec<f32>,
+    /// Memory of the bucket `embeddings`, with its part of the gradient of the word table, or zeros there.
+    pub(crate) embeddings: Vec<f32>,
+    /// Gradient of the output of the last layer, `[num_tokens, hidden]`.
     pub(crate) states: Option<Tensor<2>>,
-    /// Its part of the gradient of the word table, `[vocab, hidden]`.
-    pub(crate) word_table: Option<Tensor<2>>,
 }
 
 impl<Last: Module> Stages<Last> {
@@ -71,16 +88,19 @@ impl<Last: Module> Stages<Last> {
     ///
     /// # Errors
     ///
-    /// [`ModelError::BucketLen`] if a bucket has another length; [`ModelError::NotCompiledIn`] and
-    /// [`ModelError::NoDevice`] if there is no such backend here.
+    /// [`ModelError::BucketLen`] if a bucket has another length; [`ModelError::NotCompiledIn`],
+    /// [`ModelError::NoDevice`], [`ModelError::NotFused`] and [`ModelError::ComposedBf16`] if it cannot be computed so.
     pub(crate) fn build(
         config: &ModelConfig,
         layout: ParameterLayout,
-        backend: BackendKind,
+        compute: Compute,
         mut values: impl FnMut(&BucketLayout, usize) -> Vec<f32>,
         load_last: impl FnOnce(&BucketLayout, &[f32], &Device) -> Last,
     ) -> Result<Self, ModelError> {
-        let device = backend.device()?;
+        compute.validate()?;
+        let device = compute.backend.device()?;
+        let is_fused = compute.form == StageForm::Fused;
+        let workspace = is_fused.then(|| Arc::new(Mutex::new(LayerWorkspace::new(compute.precision))));
         let mut checked = |bucket_idx: usize| {
             let bucket = &layout.buckets[bucket_idx];
             let values = values(bucket, bucket_idx);
@@ -92,13 +112,13 @@ impl<Last: Module> Stages<Last> {
         };
         let layers = (0..config.num_hidden_layers).map(|layer_idx| {
             let (bucket, values) = checked(layout.layer_idx(layer_idx))?;
-            Ok(EncoderLayer::load(config, layer_idx, bucket, &values, &device))
+            Ok(EncoderLayer::load(config, layer_idx, bucket, &values, workspace.clone(), &device))
         });
         let layers = layers.collect::<Result<_, ModelError>>()?;
         let (bucket, values) = checked(layout.heads_idx())?;
         let last = load_last(bucket, &values, &device);
         let (bucket, values) = checked(layout.embeddings_idx())?;
-        let embeddings = Embeddings::load(config, bucket, &values, &device);
+        let embeddings = Embeddings::load(config, bucket, &values, is_fused, &device);
         Ok(Self { layout, embeddings, layers, last })
     }
 
@@ -108,10 +128,19 @@ impl<Last: Module> Stages<Last> {
     ///
     /// If there is no such bucket or `out` is not as long as the bucket.
     pub(crate) fn read_bucket(&self, bucket_idx: usize, out: &mut [f32]) {
+        self.read_range(bucket_idx, 0..self.layout.buckets[bucket_idx].num_elements, out);
+    }
+
+    /// Copies a range of a bucket to `out`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such range or `out` is not as long as it.
+    pub(crate) fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]) {
         match self.stage(bucket_idx) {
-            Stage::Last => parameters::read(&self.last, out),
-            Stage::Layer(layer_idx) => parameters::read(&self.layers[layer_idx], out),
-            Stage::Embeddings => parameters::read(&self.embeddings, out),
+            Stage::Last => parameters::read(&self.last, range, out),
+            Stage::Layer(layer_idx) => parameters::read(&self.layers[layer_idx], range, out),
+            Stage::Embeddings => parameters::read(&self.embeddings, range, out),
         }
     }
 
@@ -123,7 +152,7 @@ impl<Last: Module> Stages<Last> {
     pub(crate) fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]) {
         match self.stage(bucket_idx) {
             Stage::Last => parameters::write(&mut self.last, values),
-            Stage::Layer(layer_idx) => parameters::write(&mut self.layers[layer_idx], values),
+            Stage::Layer(layer_idx) => self.layers[layer_idx].write(values),
             Stage::Embeddings => parameters::write(&mut self.embeddings, values),
         }
     }
@@ -133,14 +162,15 @@ impl<Last: Module> Stages<Last> {
     ///
     /// # Shapes
     ///
-    /// - states, output: `[num_rows * row_len, hidden]`
+    /// - states, output: `[num_tokens, hidden]`
     pub(crate) fn encode(
         &self,
         batch: &PretrainBatch<'_>,
+        rows: &Arc<TokenRows>,
         mut on_state: impl FnMut(usize, &Tensor<2>),
     ) -> Tensor<2> {
-        let pass = Pass::new(batch, None);
-        let mut hidden = self.embeddings.valid().forward(batch, None).hidden; // [num_positions, hidden]
+        let pass = Pass { rows: rows.clone(), dropout: None };
+        let mut hidden = self.embeddings.valid().forward(batch, rows, None).hidden; // [num_tokens, hidden]
         on_state(0, &hidden);
         for (layer_idx, layer) in self.layers.iter().enumerate() {
             hidden = layer.valid().forward(hidden, &pass);
@@ -150,15 +180,16 @@ impl<Last: Module> Stages<Last> {
     }
 
     /// Runs embeddings and layers forward, shows every state as [`Stages::encode`] does, and returns the last one as a
-    /// tracked leaf: the input of the last stage, `[num_rows * row_len, hidden]`.
+    /// tracked leaf: the input of the last stage, `[num_tokens, hidden]`.
     pub(crate) fn forward(
         &self,
         batch: &PretrainBatch<'_>,
+        rows: &Arc<TokenRows>,
         dropout: Key,
         mut on_state: impl FnMut(usize, &Tensor<2>),
     ) -> (EncoderPass, Tensor<2>) {
-        let pass = Pass::new(batch, Some(dropout));
-        let embedded = self.embeddings.forward(batch, Some(dropout));
+        let pass = Pass { rows: rows.clone(), dropout: Some(dropout) };
+        let embedded = self.embeddings.forward(batch, rows, Some(dropout));
         on_state(0, &embedded.hidden);
         let mut layers: Vec<Boundary> = Vec::with_capacity(self.layers.len());
         let mut input = leaf(&embedded.hidden);
@@ -178,42 +209,28 @@ impl<Last: Module> Stages<Last> {
     /// came from the stage above it, which is nothing where that stage did not read the state.
     pub(crate) fn backward(
         &self,
-        batch: &PretrainBatch<'_>,
         forward: EncoderPass,
         last: LastGradients,
         mut gradient_of_state: impl FnMut(usize, &Tensor<2>, Option<Tensor<2>>) -> Tensor<2>,
         sink: &mut dyn GradientSink,
     ) {
-        let longest = self.layout.buckets.iter().map(|bucket| bucket.num_elements).max();
-        let mut buffer = vec![0.0; longest.expect("a model has buckets")];
-        let mut emit = |bucket_idx: usize, fill: &mut dyn FnMut(&mut [f32])| {
-            let bucket = &mut buffer[..self.layout.buckets[bucket_idx].num_elements];
-            fill(bucket);
-            sink.bucket(bucket_idx, bucket);
-        };
-
-        let LastGradients { mut parameters, states: mut from_above, word_table } = last;
-        emit(self.layout.heads_idx(), &mut |out| {
-            parameters::take_gradients(&self.last, &mut parameters, out);
-        });
-        drop(parameters);
-
+        let LastGradients { bucket, embeddings, states: mut from_above } = last;
+        sink.bucket(self.layout.heads_idx(), bucket);
         for (layer_idx, Boundary { input, output }) in forward.layers.into_iter().enumerate().rev() {
             let gradient = gradient_of_state(layer_idx + 1, &output, from_above);
-            let mut gradients = ops::gradient_root(output, gradient).backward();
+            let root = ops::gradient_root(output, gradient);
+            let bucket_idx = self.layout.layer_idx(layer_idx);
+            let bucket = buffer(sink, &self.layout, bucket_idx);
+            let (mut gradients, bucket) = self.layers[layer_idx].backward(root, bucket);
             from_above = Some(take_gradient(&input, &mut gradients));
-            let layer = &self.layers[layer_idx];
-            emit(self.layout.layer_idx(layer_idx), &mut |out| {
-                parameters::take_gradients(layer, &mut gradients, out);
-            });
+            sink.bucket(bucket_idx, bucket);
         }
-
-        let EmbeddingsOutput { summed, hidden } = forward.embedded;
-        let gradient = gradient_of_state(0, &hidden, from_above);
-        let mut gradients = ops::gradient_root(hidden, gradient).backward();
-        emit(self.layout.embeddings_idx(), &mut |out| {
-            self.embeddings.take_gradients(batch, &summed, &mut gradients, word_table.as_ref(), out);
-        });
+        let root = |hidden: Tensor<2>| {
+            let gradient = gradient_of_state(0, &hidden, from_above);
+            ops::gradient_root(hidden, gradient)
+        };
+        let bucket = self.embeddings.backward(forward.embedded, root, embeddings);
+        sink.bucket(self.layout.embeddings_idx(), bucket);
     }
 
     fn stage(&self, bucket_idx: usize) -> Stage {

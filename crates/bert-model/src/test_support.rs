@@ -2,8 +2,6 @@
 
 use bert_random::{Key, Purpose};
 
-use burn::tensor::Device;
-
 use crate::{
     backend::BackendKind,
     batch::{PretrainBatch, TokenBatch},
@@ -18,11 +16,6 @@ type Row<'a> = (&'a [u32], &'a [(u32, u32)], u8);
 /// The CPU backends of this build: what builds a model is tested on each of them.
 pub(crate) fn backends() -> Vec<BackendKind> {
     BackendKind::compiled_in()
-}
-
-/// Their devices, without autodiff.
-pub(crate) fn devices() -> Vec<Device> {
-    backends().into_iter().map(|backend| backend.device().unwrap()).collect()
 }
 
 /// A model small enough for finite differences.

@@ -2,9 +2,9 @@
 //!
 //! Owns the choice only; what a backend is and whether it is compiled in is bert-model's business.
 
-use bert_model::BackendKind;
+use bert_model::{BackendKind, Compute};
 
-use crate::config::{Backend, ConfigError};
+use crate::config::{Backend, ConfigError, Precision};
 
 /// The backend of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,23 @@ pub struct Choice {
     pub kind: BackendKind,
     /// Why, in words for the log.
     pub reason: String,
+}
+
+impl Choice {
+    /// How a model computes here in this precision.
+    #[must_use]
+    pub fn compute(&self, precision: Precision) -> Compute {
+        Compute { precision: precision.into(), ..self.kind.into() }
+    }
+}
+
+impl From<Precision> for bert_model::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 /// Chooses the backend of a rank; `local_rank` counts the ranks of one machine and names its CUDA device.

@@ -6,7 +6,7 @@
 
 use bert_data::{MicroBatch, StepBatches};
 use bert_kernels::slices;
-use bert_model::{GradientSink, ParameterLayout};
+use bert_model::{GradientSink, ParameterLayout, ParameterSpec};
 
 use crate::{
     error::TrainError, fault::Faults, ranks::together, task::TaskModel, trainer::Trainer, verdict::Verdict,
@@ -37,7 +37,8 @@ impl<M: TaskModel> Trainer<'_, M> {
     fn find_non_finite(&self, step: u64, batches: &StepBatches) -> Result<Option<String>, TrainError> {
         let dropout = self.dropout_key(step);
         for batch in &batches.micro_batches {
-            let mut sink = Finder { step, layout: &self.layout, faults: &self.faults, found: None };
+            let mut sink =
+                Finder { step, layout: &self.layout, faults: &self.faults, spare: Vec::new(), found: None };
             self.model.train(batch, dropout.with(batch.slot as u64), self.counts, &mut sink)?;
             if let Some(parameter) = sink.found {
                 return Ok(Some(format!("the gradient of `{parameter}` {}", place_of(batch))));
@@ -57,20 +58,23 @@ struct Finder<'t> {
     step: u64,
     layout: &'t ParameterLayout,
     faults: &'t Faults,
+    spare: Vec<Vec<f32>>,
     found: Option<String>,
 }
 
 impl GradientSink for Finder<'_> {
     fn forward_done(&mut self) {}
 
-    fn bucket(&mut self, bucket_idx: usize, gradient: &[f32]) {
-        if self.found.is_some() {
-            return;
-        }
+    fn buffer(&mut self, _: usize) -> Vec<f32> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    fn bucket(&mut self, bucket_idx: usize, mut gradient: Vec<f32>) {
         let bucket = &self.layout.buckets[bucket_idx];
-        let gradient = self.faults.gradient(self.step, bucket, gradient);
-        let is_finite = |offset: usize, len: usize| slices::all_finite(&gradient[offset..offset + len]);
-        let first = bucket.parameters.iter().find(|spec| !is_finite(spec.offset, spec.num_elements));
-        self.found = first.map(|spec| spec.name.clone());
+        self.faults.spoil(self.step, bucket, &mut gradient);
+        let is_finite = |spec: &ParameterSpec| slices::all_finite(&gradient[spec.range()]);
+        let first = bucket.parameters.iter().find(|spec| !is_finite(spec));
+        self.found = self.found.take().or_else(|| first.map(|spec| spec.name.clone()));
+        self.spare.push(gradient);
     }
 }

@@ -3,7 +3,7 @@
 //! Owns the environment variable `BERT_TRAIN_FAULT` and what each kind does. Without the variable nothing here acts; the
 //! questions are asked once per step, per bucket or per exchange, never per value.
 
-use std::{borrow::Cow, io, path::PathBuf, str::FromStr, time::Duration};
+use std::{io, path::PathBuf, str::FromStr, time::Duration};
 
 use bert_coordinator::BucketPlan;
 use bert_data::DataError;
@@ -194,14 +194,11 @@ impl Faults {
         }
     }
 
-    /// A slot's gradient of a bucket, spoilt where that is the fault.
-    #[must_use]
-    pub fn gradient<'g>(&self, step: u64, bucket: &BucketLayout, gradient: &'g [f32]) -> Cow<'g, [f32]> {
-        let offset = self.due(FaultKind::Nan, step).and_then(|fault| offset_in(bucket, fault));
-        let Some(offset) = offset else { return Cow::Borrowed(gradient) };
-        let mut spoilt = gradient.to_vec();
-        spoilt[offset] = f32::NAN;
-        Cow::Owned(spoilt)
+    /// Spoils a slot's gradient of a bucket, where that is the fault.
+    pub fn spoil(&self, step: u64, bucket: &BucketLayout, gradient: &mut [f32]) {
+        if let Some(offset) = self.due(FaultKind::Nan, step).and_then(|fault| offset_in(bucket, fault)) {
+            gradient[offset] = f32::NAN;
+        }
     }
 
     /// Whether this rank leaves out the exchange of control words.

@@ -4,7 +4,7 @@
 //! ranks. They are sums over the blocks of the gradient norm, in block order, so they do not depend on the ranks. The
 //! arithmetic is `bert_kernels::lamb`.
 
-use bert_coordinator::ReducedSlice;
+use bert_coordinator::{Block, ReducedSlice};
 use bert_kernels::{lamb, lamb::LambStep, slices::squared_norm};
 use bert_model::ParameterSpec;
 
@@ -24,35 +24,44 @@ impl<M: TaskModel> Trainer<'_, M> {
         slices: Vec<ReducedSlice>,
         clock: &mut PhaseClock,
     ) -> Result<(), TrainError> {
-        let mut directions = Vec::with_capacity(slices.len());
+        let (mut directions, mut own_pairs) = (Vec::with_capacity(slices.len()), Vec::new());
         for (idx, slice) in self.share_gradients(slices)?.into_iter().enumerate() {
             let gradient = self.own_gradient(idx, slice)?;
             clock.lap(|seconds| &mut seconds.communication_exposed);
-            directions.push((self.lamb_direction(idx, update, gradient.values()), gradient));
+            let params = self.take_params(idx);
+            let direction = self.lamb_direction(idx, update, &params, gradient.values());
+            self.push_norm_pairs(idx, &params, &direction, &mut own_pairs);
+            self.keep_params(params);
+            directions.push((direction, gradient));
         }
-        let own_pairs = self.own_norm_pairs(&directions);
         clock.lap(|seconds| &mut seconds.optimizer);
         let pairs = self.exchange_norm_pairs(own_pairs)?;
         let ratios = self.trust_ratios(&pairs);
         clock.lap(|seconds| &mut seconds.communication_exposed);
         for (idx, ((direction, gradient), ratios)) in directions.into_iter().zip(&ratios).enumerate() {
+            let mut params = self.take_params(idx);
             let own_range = &self.states[idx].range;
             for (spec, ratio) in self.layout.buckets[idx].parameters.iter().zip(ratios) {
                 let part = own_part(spec, own_range);
                 let step_size = update.learning_rate * ratio;
-                lamb::apply(step_size, &mut self.own_params[idx][part.clone()], &direction[part]);
+                lamb::apply(step_size, &mut params[part.clone()], &direction[part]);
             }
-            self.send_parameters(idx, gradient)?;
+            self.send_parameters(idx, gradient, params)?;
             clock.lap(|seconds| &mut seconds.optimizer);
         }
         Ok(())
     }
 
     /// Moves the moments of the own range of a bucket and returns its update before the trust ratio.
-    fn lamb_direction(&mut self, bucket_idx: usize, update: Update, grads: &[f32]) -> Vec<f32> {
+    fn lamb_direction(
+        &mut self,
+        bucket_idx: usize,
+        update: Update,
+        params: &[f32],
+        grads: &[f32],
+    ) -> Vec<f32> {
         let section = &self.config.optimizer;
         let state = &mut self.states[bucket_idx];
-        let params = &self.own_params[bucket_idx];
         let mut direction = vec![0.0; params.len()];
         for spec in &self.layout.buckets[bucket_idx].parameters {
             let part = own_part(spec, &state.range);
@@ -76,19 +85,20 @@ impl<M: TaskModel> Trainer<'_, M> {
         direction
     }
 
-    /// Norms of the own blocks of all buckets, in block order. `directions`: of each bucket, beside its gradient.
-    fn own_norm_pairs(&self, directions: &[(Vec<f32>, ReducedSlice)]) -> Vec<NormPair> {
-        let mut pairs = Vec::new();
-        for (idx, (direction, _)) in directions.iter().enumerate() {
-            let range = &self.states[idx].range;
-            let is_own = |offset: usize| range.contains(&offset);
-            for block in self.plans[idx].blocks().iter().filter(|block| is_own(block.offset)) {
-                let part = block.offset - range.start..block.offset - range.start + block.len;
-                let params = &self.own_params[idx][part.clone()];
-                pairs.push([squared_norm(params), squared_norm(&direction[part])]);
-            }
+    /// Norms of the own blocks of a bucket, in block order, of its parameters and of their update.
+    fn push_norm_pairs(
+        &self,
+        bucket_idx: usize,
+        params: &[f32],
+        direction: &[f32],
+        pairs: &mut Vec<NormPair>,
+    ) {
+        let range = &self.states[bucket_idx].range;
+        let is_own = |block: &&Block| range.contains(&block.offset);
+        for block in self.plans[bucket_idx].blocks().iter().filter(is_own) {
+            let part = block.offset - range.start..block.offset - range.start + block.len;
+            pairs.push([squared_norm(&params[part.clone()]), squared_norm(&direction[part])]);
         }
-        pairs
     }
 
     /// The norms of all blocks, bucket by bucket, in block order.

@@ -78,6 +78,8 @@ pub fn run_rank(
     setup::check_same_start(coordinator, config, faults.version())?;
     let backend = device::choose(config.device.backend, device::local_rank(|name| env::var(name).ok()))?;
     tracing::info!("backend {}: {}", backend.kind, backend.reason);
+    let path = bert_model::Precision::from(config.train.precision).path();
+    tracing::info!("matrix products: {path}");
     if let Some(dependence) = config.rank_dependence(world.num_ranks()) {
         tracing::warn!("{dependence}");
     }
@@ -124,7 +126,8 @@ impl Rank<'_> {
         let Self { config, coordinator, run_dir, screen, stop, machine, faults, is_debug } = self;
         let task = T::prepare(coordinator, config)?;
         let origin = setup::prepare_origin(coordinator, config, run_dir, is_debug)?;
-        let mut model = setup::prepare_model(coordinator, config, machine.backend.kind, &task, &origin)?;
+        let compute = machine.backend.compute(config.train.precision);
+        let mut model = setup::prepare_model(coordinator, config, compute, &task, &origin)?;
         agree(coordinator, "planted faults", faults.check_tensor(model.layout()))?;
         let described = (model.layout(), &origin);
         let identity = setup::prepare_identity(coordinator, config, &task, described, run_dir, &machine)?;

@@ -10,7 +10,7 @@ use bert_data::{
     BatchSource, Corpus, DataError, Prefetcher, PretrainData, Tokenizer,
     shards::{self, BuildShare, BuildStatus, Verify},
 };
-use bert_model::{BackendKind, ParameterLayout};
+use bert_model::{BackendKind, Compute, ParameterLayout};
 
 use crate::{
     checkpoint::{
@@ -267,11 +267,11 @@ fn continued_state(config: &Config, run_dir: &RunDir) -> Option<CheckpointState>
 pub fn prepare_model<T: Task>(
     coordinator: &Coordinator,
     config: &Config,
-    backend: BackendKind,
+    compute: Compute,
     task: &T,
     origin: &Origin,
 ) -> Result<T::Model, TrainError> {
-    together(coordinator, "model", || task.model(config, backend, origin.folder.as_deref()))
+    together(coordinator, "model", || task.model(config, compute, origin.folder.as_deref()))
 }
 
 /// Hash over names, shapes and order of all parameters.

@@ -6,12 +6,12 @@
 pub mod classify;
 pub mod pretrain;
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use bert_coordinator::Coordinator;
 use bert_data::{BatchSource, DataError, MicroBatch, Tokenizer};
 use bert_model::{
-    BackendKind, GradientSink, ModelError, ParameterLayout,
+    Compute, GradientSink, ModelError, ParameterLayout,
     hf::{FileSink, HfError},
 };
 use bert_random::Key;
@@ -37,6 +37,9 @@ pub trait TaskModel: Send + Sync {
 
     /// Copies the parameters of a bucket to `out`, in layout order.
     fn read_bucket(&self, bucket_idx: usize, out: &mut [f32]);
+
+    /// Copies a range of a bucket, counted in layout order, to `out`.
+    fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]);
 
     /// Replaces the parameters of a bucket, in layout order.
     fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]);
@@ -96,7 +99,7 @@ pub trait Task: Sized + Sync {
     fn model(
         &self,
         config: &Config,
-        backend: BackendKind,
+        compute: Compute,
         folder: Option<&Path>,
     ) -> Result<Self::Model, TrainError>;
 

@@ -33,8 +33,9 @@ pub struct Trainer<'a, M> {
     /// Optimizer state of the own range of each bucket.
     pub states: Vec<BucketState>,
     trees: Vec<SlotTree>,
-    pub(crate) own_params: Vec<Vec<f32>>,
-    /// Without overlap: buckets with new parameters that wait until all are updated.
+    /// Room for the parameters of one own range.
+    params: Vec<f32>,
+    /// Buckets with new parameters that wait until all are updated: without overlap, and where every rank updates all.
     held_back: Vec<Vec<f32>>,
     prefetcher: Prefetcher,
     ready: Option<StepBatches>,
@@ -98,7 +99,6 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
     ) -> Result<Self, TrainError> {
         let layout = model.layout().clone();
         let plans = bucket_plans(&layout);
-        let own_params = own_params(&model, &layout, &states);
         coordinator.set_buckets(plans.clone(), config.distributed.wire.into())?;
         let trees = layout.buckets.iter().map(|_| SlotTree::new()).collect();
         let mut trainer = Self {
@@ -109,7 +109,7 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
             plans,
             states,
             trees,
-            own_params,
+            params: Vec::new(),
             held_back: Vec::new(),
             prefetcher,
             ready: None,
@@ -295,9 +295,9 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         for (idx, slice) in self.share_gradients(slices)?.into_iter().enumerate() {
             let gradient = self.own_gradient(idx, slice)?;
             clock.lap(|seconds| &mut seconds.communication_exposed);
-            let params = &mut self.own_params[idx];
-            update_bucket(&mut self.states[idx], section, update, params, gradient.values());
-            self.send_parameters(idx, gradient)?;
+            let mut params = self.take_params(idx);
+            update_bucket(&mut self.states[idx], section, update, &mut params, gradient.values());
+            self.send_parameters(idx, gradient, params)?;
             clock.lap(|seconds| &mut seconds.optimizer);
         }
         Ok(())
@@ -322,11 +322,25 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         bucket_idx: usize,
         slice: ReducedSlice,
     ) -> Result<ReducedSlice, TrainError> {
-        if self.config.distributed.optimizer_state == OptimizerState::Sharded {
+        if self.is_sharded() {
             return Ok(slice);
         }
         let bucket = self.coordinator.gather_finish(bucket_idx)?;
         Ok(ReducedSlice { range: 0..bucket.len(), bucket })
+    }
+
+    /// The parameters of the own range of a bucket.
+    pub(crate) fn take_params(&mut self, bucket_idx: usize) -> Vec<f32> {
+        let range = self.states[bucket_idx].range.clone();
+        let mut params = std::mem::take(&mut self.params);
+        params.resize(range.len(), 0.0);
+        self.model.read_range(bucket_idx, range, &mut params);
+        params
+    }
+
+    /// Takes the memory of parameters back.
+    pub(crate) fn keep_params(&mut self, params: Vec<f32>) {
+        self.params = params;
     }
 
     /// Sends the new parameters of the own range to the other ranks, where they have no state to update them.
@@ -335,14 +349,12 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         &mut self,
         bucket_idx: usize,
         gradient: ReducedSlice,
+        params: Vec<f32>,
     ) -> Result<(), TrainError> {
         let ReducedSlice { range, mut bucket } = gradient;
-        if self.config.distributed.optimizer_state == OptimizerState::Replicated {
-            self.trees[bucket_idx].give_back(bucket);
-            return Ok(());
-        }
-        bucket[range].copy_from_slice(&self.own_params[bucket_idx]);
-        if self.overlaps() {
+        bucket[range].copy_from_slice(&params);
+        self.params = params;
+        if self.is_sharded() && self.overlaps() {
             self.coordinator.gather_start(bucket_idx, bucket)?;
         } else {
             self.held_back.push(bucket);
@@ -356,38 +368,37 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         with_norm: bool,
         clock: &mut PhaseClock,
     ) -> Result<Option<f64>, TrainError> {
-        let is_sharded = self.config.distributed.optimizer_state == OptimizerState::Sharded;
-        for (idx, bucket) in self.held_back.drain(..).enumerate() {
-            self.coordinator.gather_start(idx, bucket)?;
+        let mut complete = Vec::new();
+        if self.is_sharded() {
+            for (idx, bucket) in self.held_back.drain(..).enumerate() {
+                self.coordinator.gather_start(idx, bucket)?;
+            }
+        } else {
+            complete = std::mem::take(&mut self.held_back);
         }
+        let mut complete = complete.into_iter();
         let mut squared_norm = 0.0;
         for (idx, plan) in self.plans.iter().enumerate() {
-            let gathered = if is_sharded { Some(self.coordinator.gather_finish(idx)?) } else { None };
+            let params = match complete.next() {
+                Some(params) => params,
+                None => self.coordinator.gather_finish(idx)?,
+            };
             clock.lap(|seconds| &mut seconds.communication_exposed);
-            let params = gathered.as_ref().unwrap_or(&self.own_params[idx]);
-            self.model.write_bucket(idx, params);
+            self.model.write_bucket(idx, &params);
             if with_norm {
                 let norm_of =
                     |block: &Block| slices::squared_norm(&params[block.offset..block.offset + block.len]);
                 squared_norm += plan.blocks().iter().map(norm_of).sum::<f64>();
             }
-            if let Some(buffer) = gathered {
-                self.trees[idx].give_back(buffer);
-            }
+            self.trees[idx].give_back(params);
             clock.lap(|seconds| &mut seconds.optimizer);
         }
         Ok(with_norm.then(|| squared_norm.sqrt()))
     }
-}
 
-/// The own range of every bucket of the model's parameters.
-fn own_params<M: TaskModel>(model: &M, layout: &ParameterLayout, states: &[BucketState]) -> Vec<Vec<f32>> {
-    let read_own = |(idx, (bucket, state)): (usize, (&bert_model::BucketLayout, &BucketState))| {
-        let mut whole = vec![0.0; bucket.num_elements];
-        model.read_bucket(idx, &mut whole);
-        whole[state.range.clone()].to_vec()
-    };
-    layout.buckets.iter().zip(states).enumerate().map(read_own).collect()
+    fn is_sharded(&self) -> bool {
+        self.config.distributed.optimizer_state == OptimizerState::Sharded
+    }
 }
 
 /// Takes the gradients of one slot: into the tree of each bucket, and after the last slot on to the other ranks.
@@ -407,9 +418,18 @@ impl GradientSink for SlotSink<'_> {
         self.clock.lap(|seconds| &mut seconds.forward);
     }
 
-    fn bucket(&mut self, bucket_idx: usize, gradient: &[f32]) {
+    fn buffer(&mut self, bucket_idx: usize) -> Vec<f32> {
+        // The bucket's own spare memory first; what a merge in another tree left over is better than more memory.
+        let has_own = self.trees[bucket_idx].spare_capacity() > 0;
+        let largest = (0..self.trees.len()).max_by_key(|&idx| self.trees[idx].spare_capacity());
+        let donor = if has_own { bucket_idx } else { largest.unwrap_or(bucket_idx) };
+        self.trees[donor].take_buffer()
+    }
+
+    fn bucket(&mut self, bucket_idx: usize, mut gradient: Vec<f32>) {
         let tree = &mut self.trees[bucket_idx];
-        tree.push_slice(&self.faults.gradient(self.step, &self.layout.buckets[bucket_idx], gradient));
+        self.faults.spoil(self.step, &self.layout.buckets[bucket_idx], &mut gradient);
+        tree.push(gradient);
         if let Some(coordinator) = self.reduction {
             let mut sum = tree.finish();
             self.faults.stretch(self.step, bucket_idx, &mut sum);

@@ -3,10 +3,12 @@
 //! Owns the backward pass of one head of one row. Gradients of keys and values are summed over the blocks of
 //! queries in their order, on one thread.
 
-use super::{Attention, Job, Scratch, for_each, grown, softmax, with_scratch};
-use crate::gemm::{Matrix, Region, compute};
+use super::scratch::{Factors, ScoresOf, Scratch, with_scratch};
+use super::{Attention, Job, for_each, softmax};
+use crate::gemm::{Region, compute, round_to_bf16};
 use crate::lanes;
 use crate::simd::widest;
+use crate::simd::window::Window;
 
 /// Writes the gradients of queries, keys and values, given that of the context.
 ///
@@ -33,14 +35,16 @@ pub fn backward(
     attention.check(&states, qkv.len(), statistics.len());
     assert_eq!(qkv.len(), grad_qkv.len(), "attention needs a gradient per query, key and value");
     let jobs = attention.jobs();
-    let grads = attention.rows_by_head::<3>(&jobs, grad_qkv, 3);
     let inputs = Inputs { attention, qkv, context, grad_context };
     let (statistics, _) = statistics.as_chunks::<2>();
-    let work: Vec<_> = jobs.into_iter().zip(grads).collect();
-    for_each(work, |(job, grads)| {
+    let work: Vec<_> = attention.windows_of::<3>(&jobs, grad_qkv).enumerate().collect();
+    for_each(work, |(i, grads)| {
+        let job = jobs[i];
         let first = job.first_token * attention.num_heads + job.head_idx * job.num_tokens;
         let statistics = &statistics[first..first + job.num_tokens];
-        with_scratch(attention.precision, |scratch| inputs.backward_job(job, statistics, grads, scratch));
+        with_scratch(attention.precision, |scratch| {
+            inputs.backward_job(&jobs[i..], statistics, grads, scratch)
+        });
     });
 }
 
@@ -53,42 +57,43 @@ struct Inputs<'a> {
 }
 
 impl Inputs<'_> {
+    /// Does the first of `jobs`, of which the second comes next.
     fn backward_job(
         &self,
-        job: Job,
+        jobs: &[Job],
         statistics: &[[f32; 2]],
-        [grad_queries, mut grad_keys, mut grad_values]: [Vec<[&mut [f32]; 1]>; 3],
+        [mut grad_queries, mut grad_keys, mut grad_values]: [Window<'_>; 3],
         scratch: &mut Scratch,
     ) {
-        let (attention, num_tokens) = (&self.attention, job.num_tokens);
-        let keys = attention.part(job, self.qkv, 1, 0, num_tokens);
-        scratch.keys_turned.pack_here(keys.transposed());
-        scratch.keys.pack_here(keys);
-        scratch.values.pack_here(attention.part(job, self.qkv, 2, 0, num_tokens).transposed());
-        let mut grad_queries = grad_queries.into_iter();
+        let (attention, job, num_tokens) = (&self.attention, jobs[0], jobs[0].num_tokens);
+        let Scratch { left, keys_turned, keys, values, block, probs, grads, factors, .. } = scratch;
+        let all_keys = attention.part(job, self.qkv, 1, 0, num_tokens);
+        keys_turned.pack_here(all_keys.transposed());
+        keys.pack_here(all_keys);
+        values.pack_here(attention.part(job, self.qkv, 2, 0, num_tokens).transposed());
+        factors.begin(num_tokens);
         let block_len = attention.block_len(job);
         for (block_idx, statistics) in statistics.chunks(block_len).enumerate() {
             let (from, len) = (block_idx * block_len, statistics.len());
             let continues = block_idx > 0;
-            attention.scores(job, self.qkv, from, len, scratch);
+            let queries = attention.part(job, self.qkv, 0, from, len);
             let grad_context = attention.head(job, self.grad_context, from, len);
-            scratch.left.pack_here(grad_context);
-            let grads = grown(&mut scratch.grads, len * num_tokens);
-            compute(&scratch.left, &scratch.values, Region::whole(grads, num_tokens), &|_, _, _| {});
-            let probs = &mut scratch.probs[..len * num_tokens];
-            self.grad_scores(job, from, statistics, probs, grads);
+            let mut probs = probs.of_shape(len, num_tokens, f32::NEG_INFINITY);
+            let scores = Region::whole(probs.window(), false);
+            compute(left.take(queries, false), keys_turned, scores);
+            let mut grads = grads.of_shape(len, num_tokens, 0.0);
+            let grad_probs = Region::whole(grads.window(), false);
+            compute(left.take(grad_context, false), values, grad_probs);
+            self.grad_scores(jobs, from, statistics, [&mut probs, &mut grads], factors, left.rounds());
 
-            scratch.block.pack_here(grad_context);
-            scratch.left.pack_here(Matrix::new(probs, len, num_tokens).transposed());
-            add(scratch, &mut grad_values, continues);
-            scratch.block.pack_here(attention.part(job, self.qkv, 0, from, len));
-            let grads = Matrix::new(&scratch.grads[..len * num_tokens], len, num_tokens);
-            scratch.left.pack_here(grads.transposed());
-            add(scratch, &mut grad_keys, continues);
-            let grads = Matrix::new(&scratch.grads[..len * num_tokens], len, num_tokens);
-            scratch.left.pack_here(grads);
-            let rows = Region::of_rows(grad_queries.by_ref().take(len).collect());
-            compute(&scratch.left, &scratch.keys, rows, &|_, _, _| {});
+            block.pack_here(grad_context);
+            let region = Region::whole(grad_values.lend(), continues);
+            compute(left.take(probs.matrix().transposed(), true), block, region);
+            block.pack_here(queries);
+            let region = Region::whole(grad_keys.lend(), continues);
+            compute(left.take(grads.matrix().transposed(), true), block, region);
+            let region = Region::whole(grad_queries.cut_rows(len), false);
+            compute(left.take(grads.matrix(), true), keys, region);
         }
     }
 
@@ -98,35 +103,33 @@ impl Inputs<'_> {
     /// The sum over a softmax's gradients is `grad_context · context` of the query, dropout included.
     fn grad_scores(
         &self,
-        job: Job,
+        jobs: &[Job],
         from: usize,
         statistics: &[[f32; 2]],
-        probs: &mut [f32],
-        grads: &mut [f32],
+        [probs, grads]: [&mut ScoresOf<'_>; 2],
+        factors: &mut Factors,
+        rounds: bool,
     ) {
-        let (attention, scale) = (&self.attention, self.attention.scale());
+        let (attention, scale, job) = (&self.attention, self.attention.scale(), jobs[0]);
         let (width, size) = (attention.width(), attention.head_size);
-        let queries = probs.chunks_exact_mut(job.num_tokens).zip(grads.chunks_exact_mut(job.num_tokens));
-        for (i, ((probs, grads), statistics)) in queries.zip(statistics).enumerate() {
+        for (i, statistics) in statistics.iter().enumerate() {
             let first = (job.first_token + from + i) * width + job.head_idx * size;
             let (context, grad_context) =
                 (&self.context[first..first + size], &self.grad_context[first..first + size]);
-            attention.drop_keys(job, from + i, grads);
+            let factors = attention.drop_keys(job, from + i, factors);
+            let (probs, grads, statistics) = (probs.row(i), grads.row(i), *statistics);
             widest(
                 #[inline(always)]
-                || {
-                    softmax::again(probs, *statistics);
-                    softmax::backward(probs, lanes::dot(context, grad_context), scale, grads);
+                move || {
+                    let sum = lanes::dot(context, grad_context);
+                    if rounds {
+                        softmax::backward(probs, grads, factors, statistics, sum, scale, round_to_bf16);
+                    } else {
+                        softmax::backward(probs, grads, factors, statistics, sum, scale, |value| value);
+                    }
                 },
             );
-            attention.drop_keys(job, from + i, probs);
+            attention.fetch(jobs.get(1), from + i, self.qkv, &[self.context, self.grad_context]);
         }
     }
-}
-
-/// Adds the product of the packed left operand and block to `rows`, or begins with it.
-fn add(scratch: &Scratch, rows: &mut [[&mut [f32]; 1]], continues: bool) {
-    let rows = rows.iter_mut().map(|[row]| [&mut **row]).collect();
-    let region = Region { continues, ..Region::of_rows(rows) };
-    compute(&scratch.left, &scratch.block, region, &|_, _, _| {});
 }

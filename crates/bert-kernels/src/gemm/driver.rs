@@ -3,9 +3,11 @@
 //! Owns blocking and the split over threads. A region of the result is walked in blocks over the depth; partial
 //! sums wait in the result itself, in f32, so that a blocked sum has the bits of an unblocked one.
 
-use super::{PackedA, PackedB};
-use crate::simd::tile::{Kernel, MAX_TILE_LEN, Tile, prefetch_for_writing};
+use super::PackedB;
+use super::left::Left;
+use crate::simd::tile::{Kernel, MAX_TILE_LEN, words_of};
 use crate::simd::widest;
+use crate::simd::window::Window;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -25,130 +27,143 @@ pub(crate) struct Output<'a, const N: usize> {
     pub(crate) continues: bool,
 }
 
-/// A rectangle of the result, with the rows of all output matrices in it.
+/// A rectangle of the result in all output matrices.
 pub(crate) struct Region<'a, const N: usize> {
     pub(crate) first_row: usize,
     pub(crate) first_col: usize,
-    pub(crate) rows: Vec<[&'a mut [f32]; N]>,
+    pub(crate) outputs: [Window<'a>; N],
     pub(crate) continues: bool,
+    /// What is needed after this product: it is fetched into the second cache meanwhile.
+    pub(crate) next: &'a [f32],
 }
 
 impl<'a> Region<'a, 1> {
-    /// Returns the whole of a matrix with rows of `num_cols` values.
-    pub(crate) fn whole(matrix: &'a mut [f32], num_cols: usize) -> Self {
-        Self::of_rows(matrix.chunks_exact_mut(num_cols).map(|row| [row]).collect())
-    }
-
-    /// Returns a matrix whose rows lie anywhere.
-    pub(crate) fn of_rows(rows: Vec<[&'a mut [f32]; 1]>) -> Self {
-        Self { first_row: 0, first_col: 0, rows, continues: false }
+    /// Returns the whole of one output.
+    pub(crate) fn whole(output: Window<'a>, continues: bool) -> Self {
+        Self { first_row: 0, first_col: 0, outputs: [output], continues, next: &[] }
     }
 }
 
+/// What is done with a finished stretch of a row of one output.
+type Finish = fn(usize, usize, [&mut [f32]; 1]);
+/// Nothing is done with finished tiles.
+pub(super) const NOTHING: Option<Finish> = None;
+
 /// Multiplies, and calls `finish(row, first_col, stretches)` on every finished stretch of a row.
 pub(super) fn run<const N: usize>(
-    a: &PackedA,
+    a: Left<'_>,
     b: &PackedB,
     output: Output<'_, N>,
-    finish: impl Fn(usize, usize, [&mut [f32]; N]) + Sync,
+    finish: Option<impl Fn(usize, usize, [&mut [f32]; N]) + Sync>,
 ) {
     check(a, b);
     for matrix in &output.rows {
         assert_eq!(
             matrix.len(),
-            a.rows() * b.cols(),
+            a.rows * b.cols(),
             "a product of {} x {} needs an output of that shape",
-            a.rows(),
+            a.rows,
             b.cols()
         );
     }
-    if a.rows() == 0 || b.cols() == 0 {
+    if a.rows == 0 || b.cols() == 0 {
         return;
     }
     let regions = regions(output, a, b);
     if let [_] = regions[..] {
-        regions.into_iter().for_each(|region| compute(a, b, region, &finish));
+        regions.into_iter().for_each(|region| compute_then(a, b, region, finish.as_ref()));
     } else {
-        regions.into_par_iter().for_each(|region| compute(a, b, region, &finish));
+        regions.into_par_iter().for_each(|region| compute_then(a, b, region, finish.as_ref()));
     }
 }
 
-fn check(a: &PackedA, b: &PackedB) {
-    assert_eq!(a.depth(), b.depth(), "both operands of a product need the same depth");
-    assert_eq!(a.0.kernel, b.0.kernel, "both operands must be packed for the same precision");
+fn check(a: Left<'_>, b: &PackedB) {
+    assert_eq!(a.depth, b.depth(), "both operands of a product need the same depth");
+    assert_eq!(a.kernel, b.0.kernel, "both operands must be packed for the same precision");
 }
 
 /// Cuts the result along its longer side, at the borders of tiles.
-fn regions<'a, const N: usize>(output: Output<'a, N>, a: &PackedA, b: &PackedB) -> Vec<Region<'a, N>> {
-    let (num_rows, num_cols) = (a.rows(), b.cols());
-    let kernel = a.0.kernel;
+fn regions<'a, const N: usize>(output: Output<'a, N>, a: Left<'_>, b: &PackedB) -> Vec<Region<'a, N>> {
+    let (num_rows, num_cols) = (a.rows, b.cols());
     let threads = rayon::current_num_threads();
-    let is_small = num_rows * num_cols * a.depth() < PARALLEL_PRODUCTS;
+    let is_small = num_rows * num_cols * a.depth < PARALLEL_PRODUCTS;
     let num_regions = if threads == 1 || is_small { 1 } else { threads * REGIONS_PER_THREAD };
-    let along_rows = a.0.num_panels() >= b.0.num_panels();
-    let (row_len, col_len) = if along_rows {
-        (share(a.0.num_panels(), num_regions) * kernel.tile_rows(), num_cols)
+    let along_rows = a.num_panels() >= b.0.num_panels();
+    let (len, tile, num_panels) = if along_rows {
+        (num_rows, a.kernel.tile_rows(), a.num_panels())
     } else {
-        (num_rows, share(b.0.num_panels(), num_regions) * kernel.tile_cols())
+        (num_cols, a.kernel.tile_cols(), b.0.num_panels())
     };
-    let mut regions = Vec::new();
-    for first_row in (0..num_rows).step_by(row_len) {
-        for first_col in (0..num_cols).step_by(col_len) {
-            let rows = Vec::with_capacity(row_len.min(num_rows - first_row));
-            regions.push(Region { first_row, first_col, rows, continues: output.continues });
+    let region_len = num_panels.div_ceil(num_regions).max(1) * tile;
+    let mut rest = output.rows.map(|matrix| Window::new(matrix, num_rows, num_cols, num_cols));
+    let region = |first: usize| {
+        let len = region_len.min(len - first);
+        let cut = |rest: &mut Window<'a>| if along_rows { rest.cut_rows(len) } else { rest.cut_cols(len) };
+        let (first_row, first_col) = if along_rows { (first, 0) } else { (0, first) };
+        Region {
+            first_row,
+            first_col,
+            outputs: rest.each_mut().map(cut),
+            continues: output.continues,
+            next: &[],
         }
-    }
-    let num_across = num_cols.div_ceil(col_len);
-    let mut matrices = output.rows.map(|matrix| matrix.chunks_exact_mut(num_cols));
-    for row in 0..num_rows {
-        let mut pieces =
-            matrices.each_mut().map(|rows| rows.next().into_iter().flat_map(|row| row.chunks_mut(col_len)));
-        for across in 0..num_across {
-            let region = &mut regions[row / row_len * num_across + across];
-            region.rows.push(pieces.each_mut().map(|pieces| pieces.next().unwrap_or_default()));
-        }
-    }
-    regions
+    };
+    (0..len).step_by(region_len).map(region).collect()
 }
 
-fn share(num_panels: usize, num_regions: usize) -> usize {
-    num_panels.div_ceil(num_regions).max(1)
+/// Computes the only output of a region on this thread.
+///
+/// # Panics
+///
+/// As [`compute_then`].
+pub(crate) fn compute(a: Left<'_>, b: &PackedB, region: Region<'_, 1>) {
+    compute_then(a, b, region, NOTHING.as_ref());
 }
 
-/// Computes one region on this thread.
+/// Computes one region on this thread, and calls `finish(row, first_col, stretches)` as [`run`] does.
 ///
 /// # Panics
 ///
 /// If the operands do not fit each other, or the region does not begin at the corner of a tile.
-pub(crate) fn compute<const N: usize>(
-    a: &PackedA,
+pub(crate) fn compute_then<const N: usize>(
+    a: Left<'_>,
     b: &PackedB,
     mut region: Region<'_, N>,
-    finish: &impl Fn(usize, usize, [&mut [f32]; N]),
+    finish: Option<&impl Fn(usize, usize, [&mut [f32]; N])>,
 ) {
     check(a, b);
-    let (kernel, depth) = (a.0.kernel, a.0.depth_words);
-    let num_cols = region.rows.first().map_or(0, |row| row[0].len());
-    let rows = panels(region.first_row, region.rows.len(), kernel.tile_rows());
+    let (kernel, depth) = (a.kernel, a.depth_words);
+    let Some((num_rows, num_cols)) = region.outputs.first().map(|out| (out.rows(), out.cols())) else {
+        return;
+    };
+    let rows = panels(region.first_row, num_rows, kernel.tile_rows());
     let cols = panels(region.first_col, num_cols, kernel.tile_cols());
     let num_blocks = depth.div_ceil(DEPTH_BLOCK).max(1);
-    let mut tile = Tile([0.0; MAX_TILE_LEN]);
+    let num_tiles = num_blocks * rows.len() * cols.len();
+    let mut later = words_of(region.next).chunks(region.next.len().div_ceil(num_tiles.max(1)).max(1));
     for block_idx in 0..num_blocks {
         let words = block_idx * DEPTH_BLOCK..depth.min((block_idx + 1) * DEPTH_BLOCK);
-        let block =
-            Block { kernel, fresh: block_idx == 0 && !region.continues, last: block_idx + 1 == num_blocks };
+        let block = Block {
+            a,
+            b,
+            words: words.clone(),
+            fresh: block_idx == 0 && !region.continues,
+            last: block_idx + 1 == num_blocks,
+        };
         let (rows, cols) = (rows.clone(), cols.clone());
-        let left = |panel: usize| (panel, a.0.block(panel, words.start, words.end));
-        let right = |panel: usize| (panel, b.0.block(panel, words.start, words.end));
-        if rows.len() > cols.len() {
+        if rows.len() >= cols.len() {
             let passes = Passes { outer: rows, inner: cols, inner_words: words.len() * kernel.tile_cols() };
-            passes.walk(words.len(), left, |row_panel, col_panel, ahead| {
-                block.compute_tile(left(row_panel), right(col_panel), ahead, &mut tile, &mut region, finish);
+            let panel = |panel: usize| a.stretch(panel, words.start, words.end).unwrap_or_default();
+            passes.walk(panel, |[row, col], next, ahead| {
+                let ahead = ahead.or_else(|| later.next());
+                block.compute_tile([row, col], next, ahead, &mut region, finish);
             });
         } else {
             let passes = Passes { outer: cols, inner: rows, inner_words: words.len() * kernel.tile_rows() };
-            passes.walk(words.len(), right, |col_panel, row_panel, ahead| {
-                block.compute_tile(left(row_panel), right(col_panel), ahead, &mut tile, &mut region, finish);
+            let panel = |panel: usize| b.0.block(panel, words.start, words.end);
+            passes.walk(panel, |[col, row], [next_col, next_row], ahead| {
+                let ahead = ahead.or_else(|| later.next());
+                block.compute_tile([row, col], [next_row, next_col], ahead, &mut region, finish);
             });
         }
     }
@@ -163,23 +178,24 @@ struct Passes {
 }
 
 impl Passes {
-    /// Calls `visit(outer panel, inner panel, words to be fetched meanwhile)`; those are a piece of the next outer
-    /// panel, one line per word of the depth.
+    /// Calls `visit([outer panel, inner panel], those after it, words to be fetched meanwhile)`; the words are a share
+    /// of the next outer panel.
     #[inline(always)]
     fn walk<'w>(
         self,
-        depth_words: usize,
-        panel: impl Fn(usize) -> (usize, &'w [u32]),
-        mut visit: impl FnMut(usize, usize, Option<&'w [u32]>),
+        panel: impl Fn(usize) -> &'w [u32],
+        mut visit: impl FnMut([usize; 2], [usize; 2], Option<&'w [u32]>),
     ) {
         let per_pass = (PASS_WORDS / self.inner_words.max(1)).max(1);
         for first in self.inner.clone().step_by(per_pass) {
+            let last = self.inner.end.min(first + per_pass);
             for outer in self.outer.clone() {
-                let next = if outer + 1 < self.outer.end { panel(outer + 1).1 } else { &[] };
-                for inner in first..self.inner.end.min(first + per_pass) {
-                    let ahead =
-                        next.get((inner - first) * depth_words * 16..).filter(|ahead| !ahead.is_empty());
-                    visit(outer, inner, ahead);
+                let next = if outer + 1 < self.outer.end { panel(outer + 1) } else { &[] };
+                let mut shares = next.chunks(next.len().div_ceil(last - first).max(1));
+                for inner in first..last {
+                    let ahead = shares.next();
+                    let after = if inner + 1 < last { [outer, inner + 1] } else { [outer + 1, first] };
+                    visit([outer, inner], after, ahead);
                 }
             }
         }
@@ -193,49 +209,63 @@ fn panels(first: usize, len: usize, width: usize) -> Range<usize> {
 }
 
 /// One block of the depth.
-struct Block {
-    kernel: Kernel,
+struct Block<'a> {
+    a: Left<'a>,
+    b: &'a PackedB,
+    words: Range<usize>,
     /// Whether sums begin here.
     fresh: bool,
     /// Whether sums end here.
     last: bool,
 }
 
-impl Block {
+/// Part of a tile's columns.
+#[repr(align(64))]
+struct Tile([f32; MAX_TILE_LEN]);
+
+impl Block<'_> {
+    /// Computes the tile of a row panel and a column panel; `next` is the one after it.
     #[inline(always)]
     fn compute_tile<const N: usize>(
         &self,
-        (row_panel, left): (usize, &[u32]),
-        (col_panel, right): (usize, &[u32]),
+        [row_panel, col_panel]: [usize; 2],
+        next: [usize; 2],
         ahead: Option<&[u32]>,
-        tile: &mut Tile,
         region: &mut Region<'_, N>,
-        finish: &impl Fn(usize, usize, [&mut [f32]; N]),
+        finish: Option<&impl Fn(usize, usize, [&mut [f32]; N])>,
     ) {
-        let (height, width) = (self.kernel.tile_rows(), self.kernel.tile_cols());
-        let (first_row, first_col) = (row_panel * height, col_panel * width);
-        let from = first_row - region.first_row;
-        let to = region.rows.len().min(from + height);
-        let rows = &mut region.rows[from..to];
-        let left_col = first_col - region.first_col;
-        let right_col = rows[0][0].len().min(left_col + width);
-        let cols = left_col..right_col;
-        if !self.fresh {
-            for (row, sums) in rows.iter().zip(tile.0.chunks_exact_mut(width)) {
-                copy(&row[0][cols.clone()], &mut sums[..cols.len()]);
+        let kernel = self.a.kernel;
+        let width = kernel.tile_cols();
+        if let Some((rows, cols)) = place(kernel, next, region) {
+            region.outputs[0].part(rows, cols).prefetch();
+        }
+        let Some((rows, cols)) = place(kernel, [row_panel, col_panel], region) else { return };
+        let left = self.a.panel(row_panel, self.words.start);
+        let right = self.b.0.block(col_panel, self.words.start, self.words.end);
+        let mut out = region.outputs[0].part(rows.clone(), cols.clone());
+        if cols.len() == width {
+            kernel.multiply(left, right, self.fresh, ahead, out);
+        } else {
+            let mut tile = Tile([0.0; MAX_TILE_LEN]);
+            if !self.fresh {
+                for (row, sums) in tile.0.chunks_exact_mut(width).take(rows.len()).enumerate() {
+                    sums[..cols.len()].copy_from_slice(out.row(row));
+                }
+            }
+            let window = Window::new(&mut tile.0, rows.len(), width, width);
+            kernel.multiply(left, right, self.fresh, ahead, window);
+            for (row, sums) in tile.0.chunks_exact(width).take(rows.len()).enumerate() {
+                out.row(row).copy_from_slice(&sums[..cols.len()]);
             }
         }
-        rows.iter().for_each(|row| prefetch_for_writing(&row[0][cols.clone()]));
-        self.kernel.multiply(left, right, self.fresh, ahead, tile);
-        for (row, sums) in rows.iter_mut().zip(tile.0.chunks_exact(width)) {
-            copy(&sums[..cols.len()], &mut row[0][cols.clone()]);
-        }
-        if self.last {
+        if let (true, Some(finish)) = (self.last, finish) {
+            let (first_row, first_col) = (row_panel * kernel.tile_rows(), col_panel * width);
+            let mut parts = region.outputs.each_mut().map(|out| out.part(rows.clone(), cols.clone()));
             widest(
                 #[inline(always)]
                 || {
-                    for (i, row) in rows.iter_mut().enumerate() {
-                        finish(first_row + i, first_col, row.each_mut().map(|row| &mut row[cols.clone()]));
+                    for row in 0..rows.len() {
+                        finish(first_row + row, first_col, parts.each_mut().map(|part| part.row(row)));
                     }
                 },
             );
@@ -243,11 +273,18 @@ impl Block {
     }
 }
 
-/// Copies a stretch of a tile; whole ones, which are nearly all, without a call.
+/// Returns where in the region a tile is.
 #[inline(always)]
-fn copy(from: &[f32], to: &mut [f32]) {
-    match (from.as_array::<32>(), to.as_mut_array::<32>()) {
-        (Some(from), Some(to)) => *to = *from,
-        _ => to.copy_from_slice(from),
-    }
+fn place<const N: usize>(
+    kernel: Kernel,
+    [row_panel, col_panel]: [usize; 2],
+    region: &Region<'_, N>,
+) -> Option<(Range<usize>, Range<usize>)> {
+    let clip = |panel: usize, width: usize, first: usize, len: usize| {
+        let from = panel * width - first;
+        (from < len).then(|| from..len.min(from + width))
+    };
+    let (num_rows, num_cols) = (region.outputs[0].rows(), region.outputs[0].cols());
+    let rows = clip(row_panel, kernel.tile_rows(), region.first_row, num_rows)?;
+    Some((rows, clip(col_panel, kernel.tile_cols(), region.first_col, num_cols)?))
 }

@@ -5,7 +5,8 @@
 
 use super::{Path, Precision};
 use crate::simd::tile::Kernel;
-use crate::simd::transpose::{Square, transpose};
+use crate::simd::tile::words_of;
+use crate::simd::transpose::{Square, transpose, transpose_between};
 use crate::simd::widest;
 use rayon::prelude::*;
 
@@ -57,6 +58,19 @@ impl<'a> Matrix<'a> {
     #[must_use]
     pub fn transposed(self) -> Self {
         Self { rows: self.cols, cols: self.rows, transposed: !self.transposed, ..self }
+    }
+
+    pub(super) fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
+    pub(super) fn is_transposed(&self) -> bool {
+        self.transposed
+    }
+
+    /// Returns the values and the distance of neighbours that do not follow each other in memory.
+    pub(super) fn memory(&self) -> (&'a [f32], usize) {
+        (self.values, self.stride)
     }
 }
 
@@ -171,6 +185,14 @@ impl Panels {
         &self.words[panel + first * self.width..panel + last * self.width]
     }
 
+    pub(super) fn cast(&self) -> Cast {
+        Cast::new(self.precision, self.kernel)
+    }
+
+    pub(super) fn all_words(&self) -> &[u32] {
+        &self.words[self.start..]
+    }
+
     fn pack(&mut self, view: &LaneView<'_>, in_parallel: bool) {
         self.lanes = view.lanes;
         self.depth = view.depth;
@@ -185,8 +207,8 @@ impl Panels {
         if panel_len == 0 {
             return;
         }
+        let (width, cast) = (self.width, self.cast());
         let words = &mut self.words[self.start..self.start + num_words];
-        let (width, cast) = (self.width, Cast::new(self.precision, self.kernel));
         let pack = |(group_idx, words): (usize, &mut [u32])| {
             let first_panel = group_idx * GROUP_PANELS;
             match width {
@@ -229,7 +251,7 @@ impl<'a> LaneView<'a> {
 
 /// How values become words.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Cast {
+pub(super) enum Cast {
     Keep,
     /// To the nearest bf16, kept in f32.
     Round,
@@ -349,6 +371,27 @@ pub(super) fn bf16_in_upper_half(value: f32) -> u32 {
     if value.is_nan() { bits & 0xffff_0000 | 0x0040_0000 } else { rounded }
 }
 
+/// Returns `matrix`, which is not transposed, with its values rounded to bf16, from `memory`.
+pub(super) fn round_rows<'m>(matrix: Matrix<'_>, memory: &'m mut Vec<f32>) -> Matrix<'m> {
+    let (rows, cols) = matrix.shape();
+    if memory.len() < rows * cols {
+        memory.resize(rows * cols, 0.0);
+    }
+    let memory = &mut memory[..rows * cols];
+    widest(
+        #[inline(always)]
+        || {
+            let places = memory.chunks_exact_mut(cols.max(1)).zip(matrix.values.chunks(matrix.stride.max(1)));
+            for (out, values) in places {
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out = f32::from_bits(bf16_in_upper_half(*value));
+                }
+            }
+        },
+    );
+    Matrix::new(memory, rows, cols)
+}
+
 /// Fills a few neighbouring panels of `W` lanes.
 fn pack_group<const W: usize>(
     view: &LaneView<'_>,
@@ -417,9 +460,17 @@ fn transpose_panel<const W: usize>(view: &LaneView<'_>, cast: Cast, first_lane: 
         // Rows behind the last lane stay zero; columns behind the last word are never read.
         let mut square: Square = [[0; 16]; 16];
         let width = 16.min(W - group);
+        let is_whole = width == VECTOR && group + VECTOR <= num_lanes && cast != Cast::Pair;
         for (block_idx, block) in steps.chunks_mut(16).enumerate() {
             let first = 16 * block_idx * per_word;
             let len = (16 * per_word).min(view.depth - first);
+            if is_whole && len == VECTOR {
+                let values = words_of(&view.values[(first_lane + group) * view.stride + first..]);
+                let out = &mut block.as_flattened_mut()[group..];
+                if transpose_between(values, view.stride, cast == Cast::Round, out, W) {
+                    continue;
+                }
+            }
             for (row, lane) in square.iter_mut().zip(group..num_lanes.min(group + 16)) {
                 let values = &view.values[(first_lane + lane) * view.stride + first..][..len];
                 if values.len() == VECTOR * per_word {

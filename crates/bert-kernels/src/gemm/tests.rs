@@ -1,6 +1,7 @@
 //! Tests of matrix products: every kernel, orientation and shape against the reference, and any number of threads.
 
 use super::*;
+use crate::simd::window::Window;
 use proptest::prelude::*;
 
 fn values(len: usize, part: u64) -> Vec<f32> {
@@ -77,6 +78,7 @@ fn edge_shapes_on_every_kernel_in_every_orientation() {
         [1, 1, 1],
         [1, 5, 1],
         [2, 0, 3],
+        [9, 0, 40],
         [14, 32, 32],
         [15, 31, 33],
         [13, 17, 64],
@@ -165,6 +167,42 @@ fn a_strided_matrix_is_read_where_it_lies() {
     let mut out = vec![0.0; 45];
     multiply(&left, &right, &mut out);
     check_close(&out, &reference::multiply(&narrow, &b, [9, 16, 5]), 1e-5, "strided");
+}
+
+/// In both orientations, with rows that do not follow each other, blocks of the depth, and every number of rows in
+/// the last tile.
+#[test]
+fn a_left_operand_that_is_not_packed_gives_the_same_bits() {
+    let (depth, cols, stride) = (530, 37, 540);
+    let (all, b) = (values(depth * stride, 1), values(depth * cols, 2));
+    for path in Path::all() {
+        for rows in 1..16 {
+            for turned in [false, true] {
+                let (height, width) = if turned { (depth, rows) } else { (rows, depth) };
+                let a = all[..height * stride].to_vec();
+                let rounds = LeftScratch::for_path(path).rounds();
+                let cast = |value: &f32| if rounds { round_to_bf16(*value) } else { *value };
+                let is_cast: Vec<f32> = a.iter().map(cast).collect();
+                let matrix = |values| {
+                    let matrix = Matrix::strided(values, height, width, stride);
+                    if turned { matrix.transposed() } else { matrix }
+                };
+                let (mut left, mut right) = (PackedA::for_path(path), PackedB::for_path(path));
+                left.pack(matrix(&a));
+                right.pack(Matrix::new(&b, depth, cols));
+                let mut expected = vec![0.0; rows * cols];
+                multiply(&left, &right, &mut expected);
+                for (values, is_cast) in [(&a, false), (&is_cast, true)] {
+                    let mut scratch = LeftScratch::for_path(path);
+                    let mut out = vec![f32::NAN; rows * 50];
+                    let window = Window::new(&mut out, rows, cols, 50);
+                    compute(scratch.take(matrix(values), is_cast), &right, Region::whole(window, false));
+                    let out: Vec<f32> = out.chunks(50).flat_map(|row| &row[..cols]).copied().collect();
+                    assert_eq!(out, expected, "{path} {rows} {turned} {is_cast}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -3,17 +3,25 @@
 //! Owns the micro-kernels, their tile sizes and which of them this processor can run. It never allocates, never
 //! decides what is multiplied, and sums every element of a tile from the first to the last product.
 
+use super::window::Window;
 use std::fmt;
 #[cfg(target_arch = "x86_64")]
 use std::sync::LazyLock;
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 /// Elements of the largest tile; see [`Kernel::tile_rows`] and [`Kernel::tile_cols`].
 pub(crate) const MAX_TILE_LEN: usize = 14 * 32;
 
-/// A tile of the result, row by row without gaps; smaller tiles use its beginning.
-#[repr(align(64))]
-#[derive(Clone)]
-pub(crate) struct Tile(pub(crate) [f32; MAX_TILE_LEN]);
+/// Some lanes of the left operand: at most as many as a tile has rows. Word `k` of the depth of lane `i` is
+/// `words[i * lane_stride + k * depth_stride]`, and one of the strides is 1.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LeftPanel<'a> {
+    pub(crate) words: &'a [u32],
+    pub(crate) lane_stride: usize,
+    pub(crate) depth_stride: usize,
+}
 
 /// A micro-kernel. Panels are made for one kernel and multiplied by the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,49 +94,53 @@ impl Kernel {
         }
     }
 
-    /// Adds the product of two panels to a tile, or writes it if `fresh`. Meanwhile the beginning of `ahead`, which is
-    /// needed soon, is fetched into the second cache, one line per step of the depth.
+    /// Adds the product of two panels to a tile of the result, or writes it if `fresh`. The tile has all columns, and
+    /// as many rows as the left panel has lanes. Meanwhile `ahead`, which is needed soon, is fetched into the second
+    /// cache, evenly over the depth and at most one line per step.
     ///
     /// # Shapes
     ///
-    /// - a: `[depth_words, tile_rows]`
+    /// - a: `[depth_words, rows]` or `[rows, depth_words]`, according to its strides
     /// - b: `[depth_words, tile_cols]`
-    /// - tile: `[tile_rows, tile_cols]`
+    /// - tile: `[rows, tile_cols]`
     ///
     /// # Panics
     ///
-    /// If the panels are of different depth, or the processor lacks the instructions.
+    /// If the panels are of different depth, the tile has another size, or the processor lacks the instructions.
     #[inline]
-    pub(crate) fn multiply(self, a: &[u32], b: &[u32], fresh: bool, ahead: Option<&[u32]>, tile: &mut Tile) {
-        let depth = a.len() / self.tile_rows();
-        assert_eq!(a.len(), depth * self.tile_rows(), "a panel of the left operand has whole rows");
-        assert_eq!(b.len(), depth * self.tile_cols(), "both panels have the same depth");
+    pub(crate) fn multiply(
+        self,
+        a: LeftPanel<'_>,
+        b: &[u32],
+        fresh: bool,
+        ahead: Option<&[u32]>,
+        mut tile: Window<'_>,
+    ) {
+        let (depth, rows) = (b.len() / self.tile_cols(), tile.rows());
+        assert_eq!(b.len(), depth * self.tile_cols(), "a panel of the right operand has whole rows");
+        assert!(0 < rows && rows <= self.tile_rows(), "a tile has at most {} rows", self.tile_rows());
+        assert_eq!(tile.cols(), self.tile_cols(), "a tile has all columns");
+        assert!(a.lane_stride == 1 || a.depth_stride == 1, "a left panel has neighbours in memory");
+        if depth > 0 {
+            let last = (rows - 1) * a.lane_stride + (depth - 1) * a.depth_stride;
+            assert!(last < a.words.len(), "both panels have the same depth");
+        }
         assert!(self.is_available(), "panels made for {self}, which this processor does not have");
-        // Without anything to fetch, one line is fetched over and over, which costs nothing.
-        let ahead = ahead.map_or((a.as_ptr(), 0), |ahead| (ahead.as_ptr(), 16));
-        if fresh {
-            tile.0[..self.tile_rows() * self.tile_cols()].fill(0.0);
+        if self == Self::Portable {
+            return portable(a, b, fresh, tile);
         }
-        match self {
-            Self::Portable => portable(a, b, tile),
-            // SAFETY: the processor has the instructions, and the panels have `depth` words per lane (asserted);
-            // a tile is long enough for every kernel.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "calling code compiled for features that were just detected")]
-            Self::Avx2 => unsafe { x86::avx2(a.as_ptr(), b.as_ptr(), depth, &mut tile.0) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "calling code compiled for features that were just detected")]
-            Self::Avx512 => unsafe { x86::avx512(a.as_ptr(), b.as_ptr(), depth, ahead, &mut tile.0) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "calling code compiled for features that were just detected")]
-            Self::Avx512Bf16 => unsafe {
-                x86::avx512_bf16(a.as_ptr(), b.as_ptr(), depth, ahead, &mut tile.0)
-            },
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => unreachable!("availability was asserted"),
+        // SAFETY: the processor has the instructions, every lane has `depth` words in both panels, and the tile has
+        // as many rows and all columns (asserted).
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "calling code compiled for features that were just detected")]
+        unsafe {
+            // Without anything to fetch, one line is fetched over and over, which costs nothing.
+            let step = |ahead: &[u32]| ahead.len().div_ceil(depth.max(1)).min(16);
+            let ahead = ahead.map_or((b.as_ptr(), 0), |ahead| (ahead.as_ptr(), step(ahead)));
+            x86::multiply(self, rows, &x86::Operands::new(a, b, depth, fresh, ahead, tile.raw()));
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!("availability was asserted");
     }
 }
 
@@ -143,20 +155,13 @@ impl fmt::Display for Kernel {
     }
 }
 
-/// Asks for the memory of `values`, which are about to be written.
-#[inline(always)]
-pub(crate) fn prefetch_for_writing(values: &[f32]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(16) {
-        // SAFETY: a prefetch changes nothing and may name any address.
-        #[expect(unsafe_code, reason = "a hint to the processor")]
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast());
-        }
+/// Returns the bits of values where they lie.
+pub(crate) fn words_of(values: &[f32]) -> &[u32] {
+    // SAFETY: both types have the same size and alignment, and every pattern of bits is valid.
+    #[expect(unsafe_code, reason = "the same memory as another type of the same layout")]
+    unsafe {
+        std::slice::from_raw_parts(values.as_ptr().cast(), values.len())
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = values;
 }
 
 /// Asked once: a virtual machine may take long to answer.
@@ -173,141 +178,19 @@ fn is_intel() -> bool {
     false
 }
 
-fn portable(a: &[u32], b: &[u32], tile: &mut Tile) {
-    const ROWS: usize = Kernel::Portable.tile_rows();
+fn portable(a: LeftPanel<'_>, b: &[u32], fresh: bool, mut tile: Window<'_>) {
     const COLS: usize = Kernel::Portable.tile_cols();
-    let (sums, _) = tile.0.as_chunks_mut::<COLS>();
-    let (a, _) = a.as_chunks::<ROWS>();
-    let (b, _) = b.as_chunks::<COLS>();
-    for (a, b) in a.iter().zip(b) {
-        for (sums, a) in sums.iter_mut().zip(a) {
+    for row in 0..tile.rows() {
+        let Some(out) = tile.row(row).as_mut_array::<COLS>() else { unreachable!("the width was asserted") };
+        let mut sums = if fresh { [0.0; COLS] } else { *out };
+        // Without a depth there are no words.
+        let lane =
+            a.words.get(row * a.lane_stride..).unwrap_or_default().iter().step_by(a.depth_stride.max(1));
+        for (a, b) in lane.zip(b.as_chunks::<COLS>().0) {
             for (sum, b) in sums.iter_mut().zip(b) {
                 *sum += f32::from_bits(*a) * f32::from_bits(*b);
             }
         }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "vector instructions on panels whose lengths the caller has checked")]
-mod x86 {
-    use super::{Kernel, MAX_TILE_LEN};
-    use std::arch::x86_64::*;
-
-    /// Words that the right panel is fetched ahead: two lines per step, eight steps.
-    const AHEAD: usize = 8 * 32;
-
-    /// # Safety
-    ///
-    /// `a` and `b` must have `depth` times the tile's rows and columns.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn avx512(
-        a: *const u32,
-        b: *const u32,
-        depth: usize,
-        (mut ahead, ahead_step): (*const u32, usize),
-        tile: &mut [f32; MAX_TILE_LEN],
-    ) {
-        const ROWS: usize = Kernel::Avx512.tile_rows();
-        let (mut a, mut b) = (a.cast::<f32>(), b.cast::<f32>());
-        let out = tile.as_mut_ptr();
-        // SAFETY: reads stay in `depth` rows of each panel, reads and writes of the tile in its 14 x 32 elements;
-        // a prefetch may name any address.
-        unsafe {
-            let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-            for (i, sums) in sums.iter_mut().enumerate() {
-                *sums = [_mm512_load_ps(out.add(32 * i)), _mm512_load_ps(out.add(32 * i + 16))];
-            }
-            for _ in 0..depth {
-                let (low, high) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 16).cast());
-                _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
-                ahead = ahead.wrapping_add(ahead_step);
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let factor = _mm512_set1_ps(*a.add(i));
-                    sums[0] = _mm512_fmadd_ps(factor, low, sums[0]);
-                    sums[1] = _mm512_fmadd_ps(factor, high, sums[1]);
-                }
-                (a, b) = (a.add(ROWS), b.add(32));
-            }
-            for (i, sums) in sums.iter().enumerate() {
-                _mm512_store_ps(out.add(32 * i), sums[0]);
-                _mm512_store_ps(out.add(32 * i + 16), sums[1]);
-            }
-        }
-    }
-
-    /// # Safety
-    ///
-    /// As [`avx512`]; a word holds a pair of bf16.
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) unsafe fn avx512_bf16(
-        a: *const u32,
-        b: *const u32,
-        depth: usize,
-        (mut ahead, ahead_step): (*const u32, usize),
-        tile: &mut [f32; MAX_TILE_LEN],
-    ) {
-        const ROWS: usize = Kernel::Avx512Bf16.tile_rows();
-        let (mut a, mut b) = (a.cast::<i32>(), b.cast::<i32>());
-        let out = tile.as_mut_ptr();
-        // SAFETY: as in `avx512`; `__m512bh` and `__m512i` are the same 64 bytes.
-        unsafe {
-            let pairs = |words: __m512i| std::mem::transmute::<__m512i, __m512bh>(words);
-            let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-            for (i, sums) in sums.iter_mut().enumerate() {
-                *sums = [_mm512_load_ps(out.add(32 * i)), _mm512_load_ps(out.add(32 * i + 16))];
-            }
-            for _ in 0..depth {
-                let low = pairs(_mm512_loadu_si512(b.cast()));
-                let high = pairs(_mm512_loadu_si512(b.add(16).cast()));
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
-                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 16).cast());
-                _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
-                ahead = ahead.wrapping_add(ahead_step);
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let factors = pairs(_mm512_set1_epi32(*a.add(i)));
-                    sums[0] = _mm512_dpbf16_ps(sums[0], factors, low);
-                    sums[1] = _mm512_dpbf16_ps(sums[1], factors, high);
-                }
-                (a, b) = (a.add(ROWS), b.add(32));
-            }
-            for (i, sums) in sums.iter().enumerate() {
-                _mm512_store_ps(out.add(32 * i), sums[0]);
-                _mm512_store_ps(out.add(32 * i + 16), sums[1]);
-            }
-        }
-    }
-
-    /// # Safety
-    ///
-    /// `a` and `b` must have `depth` times the tile's rows and columns.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn avx2(a: *const u32, b: *const u32, depth: usize, tile: &mut [f32; MAX_TILE_LEN]) {
-        const ROWS: usize = Kernel::Avx2.tile_rows();
-        let (mut a, mut b) = (a.cast::<f32>(), b.cast::<f32>());
-        let out = tile.as_mut_ptr();
-        // SAFETY: reads stay in `depth` rows of each panel, reads and writes of the tile in its first 6 x 16
-        // elements.
-        unsafe {
-            let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
-            for (i, sums) in sums.iter_mut().enumerate() {
-                *sums = [_mm256_load_ps(out.add(16 * i)), _mm256_load_ps(out.add(16 * i + 8))];
-            }
-            for _ in 0..depth {
-                let (low, high) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let factor = _mm256_broadcast_ss(&*a.add(i));
-                    sums[0] = _mm256_fmadd_ps(factor, low, sums[0]);
-                    sums[1] = _mm256_fmadd_ps(factor, high, sums[1]);
-                }
-                (a, b) = (a.add(ROWS), b.add(16));
-            }
-            for (i, sums) in sums.iter().enumerate() {
-                _mm256_store_ps(out.add(16 * i), sums[0]);
-                _mm256_store_ps(out.add(16 * i + 8), sums[1]);
-            }
-        }
+        *out = sums;
     }
 }

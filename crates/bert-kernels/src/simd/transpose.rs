@@ -17,6 +17,36 @@ pub(crate) fn transpose(square: &Square, out: &mut Square) {
     plain(square, out);
 }
 
+/// Writes a square whose rows begin every `stride` words transposed into rows that begin every `out_stride` words, and
+/// on the way rounds f32 to bf16 if `rounds`, ties to even. Returns false, having done nothing, where the processor has
+/// no instructions for it.
+///
+/// # Panics
+///
+/// If a square reaches beyond its words.
+#[inline]
+pub(crate) fn transpose_between(
+    words: &[u32],
+    stride: usize,
+    rounds: bool,
+    out: &mut [u32],
+    out_stride: usize,
+) -> bool {
+    assert!(15 * stride + 16 <= words.len(), "a square beyond its words");
+    assert!(15 * out_stride + 16 <= out.len(), "a square beyond its words");
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: the feature was just detected, and all rows of 16 words are within the slices (asserted).
+        #[expect(unsafe_code, reason = "calling code compiled for a feature that was just detected")]
+        unsafe {
+            x86::transpose_between(words.as_ptr(), stride, rounds, out.as_mut_ptr(), out_stride);
+        }
+        return true;
+    }
+    let _ = rounds;
+    false
+}
+
 fn plain(square: &Square, out: &mut Square) {
     for (i, row) in square.iter().enumerate() {
         for (out, word) in out.iter_mut().zip(row) {
@@ -38,7 +68,55 @@ mod x86 {
             // SAFETY: a row of the square is 64 bytes.
             *row = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
         }
+        let columns = columns(rows);
+        for (out, column) in out.iter_mut().zip(columns) {
+            // SAFETY: a row of the result is 64 bytes.
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), column) };
+        }
+    }
+
+    /// # Safety
+    ///
+    /// 16 words must be readable in each of 16 rows, and writable in those of `out`.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn transpose_between(
+        words: *const u32,
+        stride: usize,
+        rounds: bool,
+        out: *mut u32,
+        out_stride: usize,
+    ) {
+        let mut rows = [_mm512_setzero_si512(); 16];
+        for (i, row) in rows.iter_mut().enumerate() {
+            // SAFETY: as the caller promises.
+            *row = unsafe { _mm512_loadu_si512(words.add(i * stride).cast()) };
+        }
+        if rounds {
+            rows.iter_mut().for_each(|row| *row = rounded(*row));
+        }
+        for (i, column) in columns(rows).into_iter().enumerate() {
+            // SAFETY: as the caller promises.
+            unsafe { _mm512_storeu_si512(out.add(i * out_stride).cast(), column) };
+        }
+    }
+
+    /// Rounds f32 to the nearest bf16, ties to even; a NaN stays one.
+    #[target_feature(enable = "avx512f")]
+    fn rounded(values: __m512i) -> __m512i {
+        let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+        let is_odd = _mm512_and_si512(_mm512_srli_epi32::<16>(values), _mm512_set1_epi32(1));
+        let carried = _mm512_add_epi32(values, _mm512_add_epi32(is_odd, _mm512_set1_epi32(0x7fff)));
+        let floats = _mm512_castsi512_ps(values);
+        let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(floats, floats);
+        let quiet = _mm512_or_si512(values, _mm512_set1_epi32(0x0040_0000));
+        _mm512_and_si512(_mm512_mask_blend_epi32(is_nan, carried, quiet), upper)
+    }
+
+    /// Returns the columns of 16 rows.
+    #[target_feature(enable = "avx512f")]
+    fn columns(rows: [__m512i; 16]) -> [__m512i; 16] {
         let rows = transpose_in_lanes(rows);
+        let mut out = rows;
         // Rows 4q + c hold column 4l + c of rows 4q..4q+4 in their 128-bit lane l.
         for c in 0..4 {
             let [q0, q1, q2, q3] = [rows[c], rows[4 + c], rows[8 + c], rows[12 + c]];
@@ -53,10 +131,10 @@ mod x86 {
                 _mm512_shuffle_i32x4::<0xdd>(odd01, odd23),
             ];
             for (lane, column) in columns.into_iter().enumerate() {
-                // SAFETY: a row of the result is 64 bytes.
-                unsafe { _mm512_storeu_si512(out[4 * lane + c].as_mut_ptr().cast(), column) };
+                out[4 * lane + c] = column;
             }
         }
+        out
     }
 
     /// Transposes the 4 x 4 words in each 128-bit lane of four neighbouring rows.
@@ -81,6 +159,29 @@ mod x86 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn between_memories_it_transposes_and_rounds() {
+        let specials = [f32::NAN, f32::INFINITY, f32::MAX, -257.0, 257.001, 0.0];
+        let value = |i: usize| *specials.get(i).unwrap_or(&(i as f32 * 0.37 - 40.0));
+        let words: Vec<u32> = (0..15 * 20 + 16).map(|i| value(i).to_bits()).collect();
+        for rounds in [false, true] {
+            let mut out = vec![7; 15 * 32 + 16];
+            if !transpose_between(&words, 20, rounds, &mut out, 32) {
+                println!("skipped: no AVX-512 here");
+                return;
+            }
+            for (i, word) in out.iter().enumerate() {
+                let value = words.get(i % 32 * 20 + i / 32).map(|word| f32::from_bits(*word));
+                let expected = match value {
+                    _ if i % 32 >= 16 => 7,
+                    Some(value) if rounds => crate::gemm::round_to_bf16(value).to_bits(),
+                    value => value.map_or(7, f32::to_bits),
+                };
+                assert_eq!(*word, expected, "word {i}, rounded {rounds}");
+            }
+        }
+    }
 
     #[test]
     fn rows_become_columns() {

@@ -5,8 +5,9 @@ use burn::{Tensor, module::Module, tensor::Device};
 
 use super::ClassifierConfig;
 use crate::{
-    layers::{DropoutSite, Linear, drop_elements},
+    layers::{DropoutSite, Linear},
     layout::BucketLayout,
+    ops::composed,
     parameters::BucketSource,
 };
 
@@ -43,7 +44,8 @@ impl ClassifierHead {
     /// - output: `[num_rows, num_labels]`
     pub(super) fn forward(&self, pooled: Tensor<2>, dropout: Option<Key>) -> Tensor<2> {
         let pooled = if self.uses_pooler { self.pooler.forward(pooled).tanh() } else { pooled };
-        let pooled = drop_elements(pooled, dropout, DropoutSite::Classifier, self.dropout_prob);
+        let dropout = DropoutSite::Classifier.dropout(dropout, self.dropout_prob);
+        let pooled = composed::drop_elements(pooled, dropout);
         self.classifier.forward(pooled)
     }
 }

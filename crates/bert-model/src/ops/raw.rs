@@ -85,9 +85,14 @@ fn place_of(device: &Device) -> Place {
 }
 
 /// Whether the handwritten ops can reach the tensors of this device.
-#[cfg(feature = "libtorch-cuda")]
 pub(crate) fn is_main_memory(device: &Device) -> bool {
-    place_of(device) != Place::Elsewhere
+    match place_of(device) {
+        Place::Flex => true,
+        #[cfg(feature = "libtorch")]
+        Place::LibTorch => true,
+        #[cfg(feature = "libtorch-cuda")]
+        Place::Elsewhere => false,
+    }
 }
 
 /// Calls `read` with the values of a tensor, row-major; copies only if it is strided or not in main memory.

@@ -13,10 +13,7 @@ use crate::{
     backend::BackendKind,
     batch::PretrainBatch,
     loss::LossScale,
-    ops::{
-        composed::{attention_probs, layer_norm},
-        raw,
-    },
+    ops::{composed::layer_norm, raw},
     pretrain::PretrainModel,
 };
 
@@ -139,13 +136,24 @@ impl Network {
                 .swap_dims(1, 2) // [num_rows, heads, row_len, head_size]
         };
         let scores = heads("query").matmul(heads("key").swap_dims(2, 3)) / (head_size as f64).sqrt();
-        let context = attention_probs(scores, batch.lengths).matmul(heads("value")).swap_dims(1, 2);
+        let context =
+            activation::softmax(scores + self.mask(batch), 3).matmul(heads("value")).swap_dims(1, 2);
         let context = context.reshape([batch.num_rows * batch.row_len, num_heads * head_size]);
         let attended = self.linear(context, &format!("{name}.attention.output.dense"));
         let hidden = self.normalise(attended + hidden.clone(), &format!("{name}.attention.output"), epsilon);
         let inner = activation::gelu(self.linear(hidden.clone(), &format!("{name}.intermediate.dense")));
         let output = self.linear(inner, &format!("{name}.output.dense"));
         self.normalise(output + hidden, &format!("{name}.output"), epsilon)
+    }
+
+    /// Zero for real keys, far below every score for padding.
+    fn mask(&self, batch: &PretrainBatch<'_>) -> Tensor<4> {
+        let row_len = batch.row_len;
+        let of_row =
+            |&length: &u32| (0..row_len).map(move |key| if key < length as usize { 0.0 } else { -1e9 });
+        let mask: Vec<f32> = batch.lengths.iter().flat_map(of_row).collect();
+        let mask = Tensor::<1>::from_data(TensorData::new(mask, [batch.num_rows * row_len]), &self.device);
+        mask.reshape([batch.num_rows, 1, 1, row_len])
     }
 
     fn nll(&self, logits: Tensor<2>, labels: impl Iterator<Item = usize>) -> Tensor<1> {

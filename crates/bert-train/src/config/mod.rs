@@ -355,6 +355,8 @@ pub struct TrainSection {
 pub enum Precision {
     /// 32-bit throughout.
     F32,
+    /// Operands of matrix products rounded to bf16; parameters, gradients, sums and all the rest in 32 bits.
+    Bf16,
 }
 
 /// `[checkpoint]`

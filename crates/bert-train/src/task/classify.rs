@@ -6,7 +6,7 @@
 mod evaluation;
 mod predictions;
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use bert_coordinator::Coordinator;
 use bert_data::{
@@ -14,7 +14,7 @@ use bert_data::{
     classify::{ClassifyData, EncodedRows, LabelSet, Table, TableColumns, read_table},
 };
 use bert_model::{
-    BackendKind, ClassifierConfig, ClassifyBatch, ClassifyModel, GradientSink, ModelError, ParameterLayout,
+    ClassifierConfig, ClassifyBatch, ClassifyModel, Compute, GradientSink, ModelError, ParameterLayout,
     TokenBatch, hf,
 };
 use bert_random::{Key, Purpose};
@@ -192,7 +192,7 @@ impl Task for Classify {
     fn model(
         &self,
         config: &Config,
-        backend: BackendKind,
+        compute: Compute,
         folder: Option<&Path>,
     ) -> Result<ClassifyModel, TrainError> {
         let model = data_settings::model_config(config, self.tokenizer.vocab_size());
@@ -204,12 +204,12 @@ impl Task for Classify {
         };
         let key = Key::new(config.run.seed, Purpose::Init);
         let Some(folder) = folder else {
-            return Ok(ClassifyModel::init(&classifier, key, backend)?);
+            return Ok(ClassifyModel::init(&classifier, key, compute)?);
         };
         let loaded = hf::load_folder_below_classifier(folder, self.labels.names(), key)?;
         lineage::check_same_model(folder, &loaded.model, &classifier.model)?;
         lineage::note_initialised(folder, &loaded.initialised);
-        Ok(ClassifyModel::from_buckets(&classifier, &loaded.buckets, backend)?)
+        Ok(ClassifyModel::from_buckets(&classifier, &loaded.buckets, compute)?)
     }
 
     fn data(&self) -> &Arc<ClassifyData> {
@@ -300,6 +300,10 @@ impl TaskModel for ClassifyModel {
 
     fn read_bucket(&self, bucket_idx: usize, out: &mut [f32]) {
         self.read_bucket(bucket_idx, out);
+    }
+
+    fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]) {
+        self.read_range(bucket_idx, range, out);
     }
 
     fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]) {

@@ -2,12 +2,12 @@
 //!
 //! Owns the joining of pre-training data, model and held-out evaluation; their work is done elsewhere.
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use bert_coordinator::Coordinator;
 use bert_data::{DataError, MicroBatch, PretrainData, Tokenizer, describe_row};
 use bert_model::{
-    BackendKind, GradientSink, LossScale, ModelError, ParameterLayout, PretrainBatch, PretrainModel,
+    Compute, GradientSink, LossScale, ModelError, ParameterLayout, PretrainBatch, PretrainModel,
     hf::{self, Allowed, Source},
 };
 use bert_random::{Key, Purpose};
@@ -47,13 +47,13 @@ impl Task for Pretrain {
     fn model(
         &self,
         config: &Config,
-        backend: BackendKind,
+        compute: Compute,
         folder: Option<&Path>,
     ) -> Result<PretrainModel, TrainError> {
         let model_config = data_settings::model_config(config, self.data.tokenizer.vocab_size());
         let key = Key::new(config.run.seed, Purpose::Init);
         let Some(folder) = folder else {
-            return Ok(PretrainModel::init(&model_config, key, backend)?);
+            return Ok(PretrainModel::init(&model_config, key, compute)?);
         };
         lineage::check_same_model(folder, &hf::load_config(folder)?, &model_config)?;
         let allowed = Allowed {
@@ -63,7 +63,7 @@ impl Task for Pretrain {
         };
         let loaded = hf::load(&Source::folder(folder)?, &allowed)?;
         lineage::note_initialised(folder, &loaded.initialised);
-        Ok(PretrainModel::from_buckets(&model_config, &loaded.buckets, backend)?)
+        Ok(PretrainModel::from_buckets(&model_config, &loaded.buckets, compute)?)
     }
 
     fn data(&self) -> &Arc<PretrainData> {
@@ -127,6 +127,10 @@ impl TaskModel for PretrainModel {
 
     fn read_bucket(&self, bucket_idx: usize, out: &mut [f32]) {
         self.read_bucket(bucket_idx, out);
+    }
+
+    fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]) {
+        self.read_range(bucket_idx, range, out);
     }
 
     fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]) {

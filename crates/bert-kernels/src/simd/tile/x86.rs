@@ -1,0 +1,273 @@
+//! The micro-kernels in vector instructions.
+//!
+//! Owns one loop per instruction set, compiled for every number of rows and for both orders of the left operand.
+
+#![expect(unsafe_code, reason = "vector instructions on panels whose lengths the caller has checked")]
+
+use super::{Kernel, LeftPanel};
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+/// Words that the right panel is fetched ahead: two lines per step, eight steps.
+const AHEAD: usize = 8 * 32;
+
+/// What a micro-kernel reads and writes.
+pub(super) struct Operands {
+    a: *const u32,
+    /// The distance of lanes if neighbours in memory are neighbours along the depth, or else that of steps.
+    stride: usize,
+    by_rows: bool,
+    b: *const u32,
+    depth: usize,
+    fresh: bool,
+    ahead: (*const u32, usize),
+    out: *mut f32,
+    out_stride: usize,
+}
+
+impl Operands {
+    pub(super) fn new(
+        a: LeftPanel<'_>,
+        b: &[u32],
+        depth: usize,
+        fresh: bool,
+        ahead: (*const u32, usize),
+        (out, out_stride): (*mut f32, usize),
+    ) -> Self {
+        let by_rows = a.lane_stride != 1;
+        let stride = if by_rows { a.lane_stride } else { a.depth_stride };
+        Self { a: a.words.as_ptr(), stride, by_rows, b: b.as_ptr(), depth, fresh, ahead, out, out_stride }
+    }
+}
+
+/// Calls the micro-kernel of as many rows.
+macro_rules! by_number_of_rows {
+    ($kernel:ident, $operands:ident, $rows:ident: $($number:literal)*) => {
+        match ($rows, $operands.by_rows) {
+            $(($number, true) => $kernel::<$number, true>($operands),
+            ($number, false) => $kernel::<$number, false>($operands),)*
+            _ => unreachable!("a tile of {} rows", $rows),
+        }
+    };
+}
+
+/// Does the same for each of at most 14 rows, written out: the compiler leaves a loop over lanes that lie apart as it is,
+/// and then the sums are in memory.
+macro_rules! for_each_row {
+    ($rows:ident, |$row:ident| $work:block) => {
+        for_each_row!(@ $rows, $row, $work, 0 1 2 3 4 5 6 7 8 9 10 11 12 13)
+    };
+    (@ $rows:ident, $row:ident, $work:block, $($number:literal)*) => {
+        $(if $number < $rows {
+            let $row: usize = $number;
+            $work
+        })*
+    };
+}
+
+/// # Safety
+///
+/// The processor must have the kernel's instructions; `a` and `b` must have `depth` words in each of `rows` and of the
+/// tile's columns, and `out` as many rows and columns.
+pub(super) unsafe fn multiply(kernel: Kernel, rows: usize, operands: &Operands) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match kernel {
+            Kernel::Avx512 => by_number_of_rows!(avx512, operands, rows: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+            Kernel::Avx512Bf16 => {
+                by_number_of_rows!(avx512_bf16, operands, rows: 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+            }
+            Kernel::Avx2 => by_number_of_rows!(avx2, operands, rows: 1 2 3 4 5 6),
+            Kernel::Portable => unreachable!("the portable kernel has no instructions of its own"),
+        }
+    }
+}
+
+/// Adds a word of lane `i` times a row of the right panel to the sums of row `i`, for lanes that lie apart. Written as
+/// instructions: the compiler gathers the words of all lanes first, and has no registers left for the sums.
+macro_rules! multiply_row {
+    ($register:ident, $vector:ty, $lanes:ident, $i:ident, $low:ident, $high:ident, $sums:ident) => {
+        match $i % 3 {
+            0 => multiply_row!(@ "", $register, $vector, $lanes, $i, $low, $high, $sums),
+            1 => multiply_row!(@ " + {stride}", $register, $vector, $lanes, $i, $low, $high, $sums),
+            _ => multiply_row!(@ " + 2 * {stride}", $register, $vector, $lanes, $i, $low, $high, $sums),
+        }
+    };
+    (@ $offset:literal, $register:ident, $vector:ty, $lanes:ident, $i:ident, $low:ident, $high:ident, $sums:ident) => {
+        asm!(
+            concat!("vbroadcastss {factor}, dword ptr [{lane}", $offset, "]"),
+            "vfmadd231ps {low_sum}, {factor}, {low}",
+            "vfmadd231ps {high_sum}, {factor}, {high}",
+            concat!("/* {stride} */"),
+            factor = out($register) _,
+            lane = in(reg) $lanes.thirds[$i / 3],
+            stride = in(reg) 4 * $lanes.stride,
+            low = in($register) $low,
+            high = in($register) $high,
+            low_sum = inout($register) $sums[$i][0],
+            high_sum = inout($register) $sums[$i][1],
+            options(pure, readonly, nostack, preserves_flags),
+        )
+    };
+}
+
+/// Where the present words of the lanes are. Of lanes that lie apart every third has a pointer of its own; with the
+/// distance as an index those reach all lanes, and fit the registers.
+struct Lanes<const BY_ROWS: bool> {
+    thirds: [*const u32; 5],
+    stride: usize,
+}
+
+impl<const BY_ROWS: bool> Lanes<BY_ROWS> {
+    #[inline(always)]
+    fn new(operands: &Operands) -> Self {
+        let distance = if BY_ROWS { 3 * operands.stride } else { 0 };
+        Self {
+            thirds: std::array::from_fn(|i| operands.a.wrapping_add(i * distance)),
+            stride: operands.stride,
+        }
+    }
+
+    /// Returns where the word of lane `i` is, if lanes are neighbours.
+    #[inline(always)]
+    fn at(&self, i: usize) -> *const u32 {
+        self.thirds[0].wrapping_add(i)
+    }
+
+    #[inline(always)]
+    fn advance(&mut self) {
+        if BY_ROWS {
+            for lane in &mut self.thirds {
+                *lane = lane.wrapping_add(1);
+            }
+        } else {
+            self.thirds[0] = self.thirds[0].wrapping_add(self.stride);
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`multiply`].
+#[target_feature(enable = "avx512f")]
+unsafe fn avx512<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands) {
+    let mut lanes = Lanes::<BY_ROWS>::new(operands);
+    let mut b = operands.b.cast::<f32>();
+    let (mut ahead, ahead_step) = operands.ahead;
+    let (out, out_stride) = (operands.out, operands.out_stride);
+    // SAFETY: reads stay in `depth` words of each lane, reads and writes of the tile in its rows of 32 elements;
+    // a prefetch may name any address.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        if !operands.fresh {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let out = out.add(i * out_stride);
+                *sums = [_mm512_loadu_ps(out), _mm512_loadu_ps(out.add(16))];
+            }
+        }
+        for _ in 0..operands.depth {
+            let (low, high) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
+            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
+            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 16).cast());
+            _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+            ahead = ahead.wrapping_add(ahead_step);
+            for_each_row!(ROWS, |i| {
+                if BY_ROWS {
+                    multiply_row!(zmm_reg, __m512, lanes, i, low, high, sums);
+                } else {
+                    let factor = _mm512_set1_ps(*lanes.at(i).cast());
+                    sums[i][0] = _mm512_fmadd_ps(factor, low, sums[i][0]);
+                    sums[i][1] = _mm512_fmadd_ps(factor, high, sums[i][1]);
+                }
+            });
+            lanes.advance();
+            b = b.add(32);
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            let out = out.add(i * out_stride);
+            _mm512_storeu_ps(out, sums[0]);
+            _mm512_storeu_ps(out.add(16), sums[1]);
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`multiply`]; a word holds a pair of bf16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn avx512_bf16<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands) {
+    let mut lanes = Lanes::<BY_ROWS>::new(operands);
+    let mut b = operands.b;
+    let (mut ahead, ahead_step) = operands.ahead;
+    let (out, out_stride) = (operands.out, operands.out_stride);
+    // SAFETY: as in `avx512`; `__m512bh` and `__m512i` are the same 64 bytes.
+    unsafe {
+        let pairs = |words: __m512i| std::mem::transmute::<__m512i, __m512bh>(words);
+        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        if !operands.fresh {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let out = out.add(i * out_stride);
+                *sums = [_mm512_loadu_ps(out), _mm512_loadu_ps(out.add(16))];
+            }
+        }
+        for _ in 0..operands.depth {
+            let low = pairs(_mm512_loadu_si512(b.cast()));
+            let high = pairs(_mm512_loadu_si512(b.add(16).cast()));
+            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
+            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 16).cast());
+            _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+            ahead = ahead.wrapping_add(ahead_step);
+            for_each_row!(ROWS, |i| {
+                let factors = pairs(_mm512_set1_epi32(*lanes.at(i).cast()));
+                sums[i][0] = _mm512_dpbf16_ps(sums[i][0], factors, low);
+                sums[i][1] = _mm512_dpbf16_ps(sums[i][1], factors, high);
+            });
+            lanes.advance();
+            b = b.add(32);
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            let out = out.add(i * out_stride);
+            _mm512_storeu_ps(out, sums[0]);
+            _mm512_storeu_ps(out.add(16), sums[1]);
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`multiply`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands) {
+    let mut lanes = Lanes::<BY_ROWS>::new(operands);
+    let mut b = operands.b.cast::<f32>();
+    let (out, out_stride) = (operands.out, operands.out_stride);
+    // SAFETY: reads stay in `depth` words of each lane, reads and writes of the tile in its rows of 16 elements.
+    unsafe {
+        let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
+        if !operands.fresh {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let out = out.add(i * out_stride);
+                *sums = [_mm256_loadu_ps(out), _mm256_loadu_ps(out.add(8))];
+            }
+        }
+        for _ in 0..operands.depth {
+            let (low, high) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
+            for_each_row!(ROWS, |i| {
+                if BY_ROWS {
+                    multiply_row!(ymm_reg, __m256, lanes, i, low, high, sums);
+                } else {
+                    let factor = _mm256_broadcast_ss(&*lanes.at(i).cast());
+                    sums[i][0] = _mm256_fmadd_ps(factor, low, sums[i][0]);
+                    sums[i][1] = _mm256_fmadd_ps(factor, high, sums[i][1]);
+                }
+            });
+            lanes.advance();
+            b = b.add(16);
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            let out = out.add(i * out_stride);
+            _mm256_storeu_ps(out, sums[0]);
+            _mm256_storeu_ps(out.add(8), sums[1]);
+        }
+    }
+}

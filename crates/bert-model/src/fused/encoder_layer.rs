@@ -1,0 +1,193 @@
+//! One encoder layer as a whole: attention and feed-forward, each with dropout, residual and LayerNorm after it.
+//!
+//! Owns the order of the kernels and what forward keeps. Method: post-LN as in
+//! [BERT](https://arxiv.org/abs/1810.04805); every matrix product runs on packed operands, everything between two
+//! products in as few passes over memory as there are sums to wait for.
+
+mod backward;
+mod forward;
+mod packed;
+
+use bert_kernels::{
+    attention::Attention,
+    dropout::Dropout,
+    gemm::{LeftScratch, PackedB, Precision},
+    residual::ResidualNorm,
+};
+
+use super::{Activation, fit, parameters::Norm};
+use crate::rows::TokenRows;
+
+pub(crate) use packed::PackedLayer;
+
+/// Sizes and constants of a layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct LayerShape {
+    pub(crate) hidden: usize,
+    pub(crate) num_heads: usize,
+    pub(crate) intermediate: usize,
+    pub(crate) activation: Activation,
+    pub(crate) layer_norm_eps: f32,
+}
+
+/// Dropout at the three sites of a layer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LayerDropout {
+    pub(crate) attention_probs: Option<Dropout>,
+    pub(crate) attention_output: Option<Dropout>,
+    pub(crate) feed_forward_output: Option<Dropout>,
+}
+
+/// One application of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LayerPass<'a> {
+    pub(crate) layer: &'a PackedLayer,
+    pub(crate) rows: &'a TokenRows,
+    pub(crate) dropout: LayerDropout,
+}
+
+/// The weights of a layer as they are stored, `[out, in]` each: what backward multiplies gradients with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LayerWeights<'a> {
+    pub(crate) qkv: [&'a [f32]; 3],
+    pub(crate) attention_output: &'a [f32],
+    pub(crate) intermediate: &'a [f32],
+    pub(crate) output: &'a [f32],
+}
+
+/// What forward leaves for backward; its buffers are used again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SavedLayer {
+    /// `[num_tokens, 3, hidden]` queries, keys and values.
+    qkv: Vec<f32>,
+    /// Two numbers per query and head.
+    softmax: Vec<f32>,
+    /// `[num_tokens, hidden]`
+    context: Vec<f32>,
+    attention_norm: SavedNorm,
+    /// `[num_tokens, hidden]` output of the first half.
+    attended: Vec<f32>,
+    /// `[num_tokens, intermediate]` before the activation; what comes after it is computed again.
+    before: Vec<f32>,
+    output_norm: SavedNorm,
+}
+
+/// What a LayerNorm normalised, and the statistics of its rows.
+#[derive(Clone, Debug, Default)]
+struct SavedNorm {
+    /// `[num_tokens, hidden]`
+    sum: Vec<f32>,
+    mean: Vec<f32>,
+    rstd: Vec<f32>,
+}
+
+/// Memory that all layers of a model share, one after the other.
+#[derive(Debug)]
+pub(crate) struct LayerWorkspace {
+    precision: Precision,
+    left: LeftScratch,
+    right: PackedB,
+    /// Gradients: of the output of the first half, of what a residual was added to, of the context, of queries, keys
+    /// and values.
+    grad_attended: Vec<f32>,
+    grad_branch: Vec<f32>,
+    grad_context: Vec<f32>,
+    grad_qkv: Vec<f32>,
+    /// `[num_tokens, intermediate]` what comes out of the activation, and later its gradient.
+    inner: Vec<f32>,
+    /// The weights of query, key and value one below the other, and their biases.
+    stacked: Vec<f32>,
+    stacked_bias: Vec<f32>,
+    spare: Vec<SavedLayer>,
+}
+
+impl LayerShape {
+    /// Lengths of the parameters of the first half in layout order: query, key, value and output projection, each
+    /// with its bias, and the LayerNorm.
+    fn attention_lens(&self) -> [usize; 10] {
+        let h = self.hidden;
+        [h * h, h, h * h, h, h * h, h, h * h, h, h, h]
+    }
+
+    /// Lengths of those of the second half: both maps, each with its bias, and the LayerNorm.
+    fn feed_forward_lens(&self) -> [usize; 6] {
+        let (h, i) = (self.hidden, self.intermediate);
+        [i * h, i, h * i, h, h, h]
+    }
+
+    /// Lengths of both halves.
+    fn half_lens(&self) -> [usize; 2] {
+        [self.attention_lens().iter().sum(), self.feed_forward_lens().iter().sum()]
+    }
+}
+
+impl<'a> LayerPass<'a> {
+    fn attention(&self) -> Attention<'a> {
+        let LayerShape { hidden, num_heads, .. } = self.layer.shape;
+        Attention {
+            offsets: &self.rows.offsets,
+            num_heads,
+            head_size: hidden / num_heads,
+            padded_len: self.rows.row_len,
+            precision: self.layer.precision,
+            dropout: self.dropout.attention_probs,
+        }
+    }
+
+    fn attention_norm(&self) -> ResidualNorm<'a> {
+        let PackedLayer { attention_output, attention_norm, .. } = self.layer;
+        self.norm(self.dropout.attention_output, &attention_output.bias, attention_norm)
+    }
+
+    fn output_norm(&self) -> ResidualNorm<'a> {
+        let PackedLayer { output, output_norm, .. } = self.layer;
+        self.norm(self.dropout.feed_forward_output, &output.bias, output_norm)
+    }
+
+    fn norm(&self, dropout: Option<Dropout>, bias: &'a [f32], norm: &'a Norm) -> ResidualNorm<'a> {
+        let (eps, places) = (self.layer.shape.layer_norm_eps, &self.rows.places[..]);
+        ResidualNorm { bias, gamma: &norm.gamma, beta: &norm.beta, eps, dropout, places }
+    }
+}
+
+impl SavedNorm {
+    /// Makes room, and lends that of the sum.
+    fn fit(&mut self, num_tokens: usize, hidden: usize) -> &mut [f32] {
+        fit(&mut self.mean, num_tokens);
+        fit(&mut self.rstd, num_tokens);
+        fit(&mut self.sum, num_tokens * hidden)
+    }
+}
+
+impl LayerWorkspace {
+    pub(crate) fn new(precision: Precision) -> Self {
+        Self {
+            precision,
+            left: LeftScratch::new(precision),
+            right: PackedB::new(precision),
+            grad_attended: Vec::new(),
+            grad_branch: Vec::new(),
+            grad_context: Vec::new(),
+            grad_qkv: Vec::new(),
+            inner: Vec::new(),
+            stacked: Vec::new(),
+            stacked_bias: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// What the operands of all products are rounded to.
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Lends buffers for what a forward pass saves.
+    pub(crate) fn take_saved(&mut self) -> SavedLayer {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Takes them back for the next step.
+    pub(crate) fn give_back(&mut self, saved: SavedLayer) {
+        self.spare.push(saved);
+    }
+}

@@ -1,0 +1,103 @@
+//! An encoder layer as one op: its input is a tensor, its parameters are packed, their gradients leave by a slot.
+
+use std::sync::{Arc, Mutex};
+
+use burn::backend::{
+    Backend, TensorMetadata,
+    autodiff::{
+        checkpoint::base::Checkpointer,
+        grads::Gradients,
+        ops::{Backward, Ops},
+    },
+    tensor::FloatTensor,
+};
+
+use super::{
+    raw::Raw,
+    slot::{GradientSlot, lock},
+};
+use crate::{
+    fused::{LayerDropout, LayerPass, LayerWeights, LayerWorkspace, PackedLayer, SavedLayer},
+    rows::TokenRows,
+};
+
+/// One application of a layer.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerCall {
+    pub(crate) layer: Arc<PackedLayer>,
+    pub(crate) rows: Arc<TokenRows>,
+    pub(crate) dropout: LayerDropout,
+    pub(crate) workspace: Arc<Mutex<LayerWorkspace>>,
+    /// Of the bucket of this layer.
+    pub(crate) gradients: GradientSlot,
+}
+
+impl LayerCall {
+    /// Takes the buffers of a forward pass back.
+    pub(super) fn give_back(&self, saved: SavedLayer) {
+        lock(&self.workspace).give_back(saved);
+    }
+
+    fn pass(&self) -> LayerPass<'_> {
+        LayerPass { layer: &self.layer, rows: &self.rows, dropout: self.dropout }
+    }
+}
+
+/// Applies the layer and hands out what it saved.
+///
+/// # Shapes
+///
+/// - input, output: `[num_tokens, hidden]`
+pub(super) fn forward<B: Raw>(input: &FloatTensor<B>, call: &LayerCall) -> (FloatTensor<B>, SavedLayer) {
+    let values = B::values(input);
+    let mut output = vec![0.0; values.len()];
+    let mut workspace = lock(&call.workspace);
+    let mut saved = workspace.take_saved();
+    call.pass().forward(values, &mut output, &mut saved, &mut workspace);
+    (B::from_values(output, input.shape()), saved)
+}
+
+/// The weights that backward multiplies with, `[out, in]`: query, key, value, output projection, both maps of the
+/// feed-forward network.
+pub(super) type Weights<B> = [FloatTensor<B>; 6];
+
+/// What backward starts from.
+#[derive(Clone, Debug)]
+pub(super) struct Saved<B: Backend> {
+    pub(super) call: LayerCall,
+    pub(super) input: FloatTensor<B>,
+    pub(super) weights: Weights<B>,
+    pub(super) saved: Arc<SavedLayer>,
+}
+
+#[derive(Debug)]
+pub(super) struct EncoderLayerBackward;
+
+impl<B: Raw> Backward<B, 1> for EncoderLayerBackward {
+    type State = Saved<B>;
+
+    fn backward(self, ops: Ops<Saved<B>, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad_output = B::contiguous(grads.consume::<B>(&ops.node));
+        let Saved { call, input, weights, saved } = ops.state;
+        let [query, key, value, attention_output, intermediate, output] = weights.each_ref().map(B::values);
+        let qkv = [query, key, value];
+        let weights = LayerWeights { qkv, attention_output, intermediate, output };
+        let mut grad_input = vec![0.0; B::values(&input).len()];
+        let mut workspace = lock(&call.workspace);
+        call.pass().backward(
+            (B::values(&input), weights),
+            &saved,
+            B::values(&grad_output),
+            &mut grad_input,
+            &mut call.gradients.lock(),
+            &mut workspace,
+        );
+        if let Ok(saved) = Arc::try_unwrap(saved) {
+            workspace.give_back(saved);
+        }
+        let [input_node] = ops.parents;
+        if let Some(node) = input_node {
+            grads.register::<B>(node.id, B::from_values(grad_input, input.shape()));
+        }
+    }
+}
