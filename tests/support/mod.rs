@@ -27,6 +27,16 @@ const TINY: &str = include_str!("tiny.toml");
 
 /// The same slots for a classifier.
 const CLASSIFY: &str = include_str!("classify.toml");
+/// Keys of the metrics that say something about the machine, not about the training.
+const OF_THE_MACHINE: [&str; 6] = [
+    "seconds",
+    "tokens_per_second",
+    "peak_rss_bytes",
+    "minor_faults",
+    "processor_seconds",
+    "seconds_since_start",
+];
+
 /// The backend that this run of the tests is about: `BERT_TRAIN_TEST_BACKEND`, or the one of every build.
 pub fn backend() -> String {
     env::var("BERT_TRAIN_TEST_BACKEND").unwrap_or_else(|_| "flex".to_string())
@@ -137,7 +147,7 @@ impl Workspace {
         let text = fs::read_to_string(self.run_dir(name).join("metrics.jsonl")).unwrap();
         let without_times = |line: &str| {
             let mut line: serde_json::Map<String, Value> = serde_json::from_str(line).unwrap();
-            line.retain(|key, _| !["seconds", "tokens_per_second", "peak_rss_bytes"].contains(&key.as_str()));
+            line.retain(|key, _| !OF_THE_MACHINE.contains(&key.as_str()));
             Value::Object(line).to_string()
         };
         text.lines().map(without_times).collect()

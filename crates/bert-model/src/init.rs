@@ -18,25 +18,37 @@ const LIMIT_SD: f64 = 2.0;
 ///
 /// The result depends on `init_key` and on the parameters' names, not on the order in which buckets are asked for.
 pub fn initial_bucket(config: &ModelConfig, bucket: &BucketLayout, init_key: Key) -> Vec<f32> {
-    let parameters = bucket.parameters.iter();
-    parameters.flat_map(|spec| initial_parameter(config, spec, init_key)).collect()
+    let mut values = vec![0.0; bucket.num_elements];
+    for spec in &bucket.parameters {
+        fill_parameter(config, spec, init_key, &mut values[spec.range()]);
+    }
+    values
 }
 
 /// Computes the initial values of one parameter.
 pub(crate) fn initial_parameter(config: &ModelConfig, spec: &ParameterSpec, init_key: Key) -> Vec<f32> {
-    if spec.name.ends_with("LayerNorm.weight") {
-        return vec![1.0; spec.num_elements];
-    }
     let mut values = vec![0.0; spec.num_elements];
-    if spec.decay {
+    fill_parameter(config, spec, init_key, &mut values);
+    values
+}
+
+/// Writes the initial values of one parameter over zeros.
+fn fill_parameter(config: &ModelConfig, spec: &ParameterSpec, init_key: Key, values: &mut [f32]) {
+    if spec.name.ends_with("LayerNorm.weight") {
+        values.fill(1.0);
+    } else if spec.decay {
         let key = init_key.with_name(&spec.name);
         let row_len = spec.shape[spec.shape.len() - 1];
         values.par_chunks_mut(row_len).enumerate().for_each(|(row_idx, row)| {
-            let mut stream = key.with(row_idx as u64).stream();
-            row.fill_with(|| (stream.truncated_normal(LIMIT_SD) * config.initializer_range) as f32);
+            let stream = key.with(row_idx as u64).stream();
+            let (len, mut places) = (row.len(), row.iter_mut());
+            stream.truncated_normals(LIMIT_SD, len, |deviate| {
+                if let Some(place) = places.next() {
+                    *place = (deviate * config.initializer_range) as f32;
+                }
+            });
         });
     }
-    values
 }
 
 #[cfg(test)]

@@ -40,6 +40,67 @@ pub fn peak_rss_bytes() -> u64 {
     fs::read_to_string("/proc/self/status").ok().and_then(|text| parse_peak(&text)).unwrap_or(0)
 }
 
+/// What this process has taken from the machine since it was started; zeros where the system does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ResourceUse {
+    /// Pages given to it without a disk being read: memory touched for the first time, or again after it went back to
+    /// the system.
+    pub minor_faults: u64,
+    /// Processor time of all its threads, to a hundredth.
+    pub processor_seconds: f64,
+}
+
+impl ResourceUse {
+    /// Asks the system.
+    #[must_use]
+    pub fn now() -> Self {
+        own_stat().and_then(|text| Self::parse(&text)).unwrap_or_default()
+    }
+
+    fn parse(stat: &str) -> Option<Self> {
+        let ticks = stat_field(stat, USER_TICKS)? + stat_field(stat, SYSTEM_TICKS)?;
+        let minor_faults = stat_field(stat, MINOR_FAULTS)?;
+        Some(Self { minor_faults, processor_seconds: ticks as f64 / TICKS_PER_SECOND })
+    }
+
+    /// What was taken since `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            minor_faults: self.minor_faults.saturating_sub(earlier.minor_faults),
+            processor_seconds: (self.processor_seconds - earlier.processor_seconds).max(0.0),
+        }
+    }
+}
+
+/// Wall seconds since this process was started, to a hundredth; `None` where the system does not tell.
+#[must_use]
+pub fn seconds_since_start() -> Option<f64> {
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let started = stat_field(&own_stat()?, START_TICKS)? as f64 / TICKS_PER_SECOND;
+    // In a container that tells its own uptime the two have different beginnings.
+    Some(uptime.split_whitespace().next()?.parse::<f64>().ok()? - started).filter(|seconds| *seconds >= 0.0)
+}
+
+/// Fields of /proc/self/stat, counted from 0 behind the name of the program; proc(5) counts from 1 and at the
+/// program's number.
+const MINOR_FAULTS: usize = 7;
+const USER_TICKS: usize = 11;
+const SYSTEM_TICKS: usize = 12;
+const START_TICKS: usize = 19;
+/// `USER_HZ`, the unit of times in /proc on every machine that Linux runs on today but Alpha.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+fn own_stat() -> Option<String> {
+    fs::read_to_string("/proc/self/stat").ok()
+}
+
+fn stat_field(stat: &str, field_idx: usize) -> Option<u64> {
+    // The name is in parentheses and may itself hold some, and blanks.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(field_idx)?.parse().ok()
+}
+
 /// Name of this machine, for messages.
 #[must_use]
 pub fn host_name() -> String {
@@ -68,5 +129,26 @@ mod tests {
     fn peak_memory_is_read_in_bytes() {
         assert_eq!(parse_peak("VmPeak:\t 9 kB\nVmHWM:\t     12 kB\n"), Some(12 * 1024));
         assert!(peak_rss_bytes() > 0);
+    }
+
+    #[test]
+    fn fields_are_counted_behind_the_name() {
+        let stat = "7 (a) (b) R 1 2 3 4 5 6 1234 0 9 0 130 20 3 4 20 0 1 0 5678 99 1";
+        let expected = ResourceUse { minor_faults: 1234, processor_seconds: 1.5 };
+        assert_eq!(ResourceUse::parse(stat), Some(expected));
+        assert_eq!(stat_field(stat, START_TICKS), Some(5678));
+        assert_eq!(ResourceUse::parse("7 (a"), None);
+    }
+
+    #[test]
+    fn touching_memory_counts_as_faults() {
+        const PAGE_LEN: usize = 4096;
+        let before = ResourceUse::now();
+        // More than any allocator keeps back; a page of 2 MB at once would count once.
+        let touched = vec![1_u8; 64 << 20];
+        assert!(touched.iter().step_by(PAGE_LEN).all(|byte| *byte == 1));
+        let taken = ResourceUse::now().since(before);
+        assert!(taken.minor_faults >= 32, "{taken:?}");
+        assert!(seconds_since_start().is_none_or(|seconds| seconds < 86_400.0));
     }
 }

@@ -30,6 +30,14 @@ pub struct StepLine {
     /// Means over the steps since the last line, of rank 0.
     pub seconds: PhaseSeconds,
     pub peak_rss_bytes: u64,
+    /// Mean over the steps since the last line, of rank 0; so is the next.
+    #[serde(default)]
+    pub minor_faults: u64,
+    #[serde(default)]
+    pub processor_seconds: f64,
+    /// At the end of this step, of rank 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_since_start: Option<f64>,
 }
 
 /// What a step has learned, by task.

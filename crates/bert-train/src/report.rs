@@ -5,6 +5,7 @@
 use crate::{
     error::TrainError,
     figures::mean,
+    machine::{self, ResourceUse},
     metrics::{ClassEvalLine, EvalLine, MetricsFile, PretrainEvalLine, StepFigures, StepLine},
     phase::PhaseSeconds,
     screen::Screen,
@@ -34,13 +35,16 @@ pub struct Reporter {
     screen: Screen,
     window: Window,
     stragglers: Stragglers,
+    /// What this process had taken at the last line.
+    used_before: ResourceUse,
 }
 
 impl Reporter {
     /// Reports to `metrics` (rank 0) and `screen`; `hosts` names the machine of every rank.
     #[must_use]
     pub fn new(metrics: Option<MetricsFile>, screen: Screen, hosts: Vec<String>) -> Self {
-        Self { metrics, screen, window: Window::default(), stragglers: Stragglers::new(hosts) }
+        let (window, stragglers) = (Window::default(), Stragglers::new(hosts));
+        Self { metrics, screen, window, stragglers, used_before: ResourceUse::now() }
     }
 
     /// Takes note of a step; writes a line if one is due.
@@ -63,7 +67,9 @@ impl Reporter {
         }
         let window = std::mem::take(&mut self.window);
         let Some(metrics) = &mut self.metrics else { return Ok(()) };
-        let line = step_line(report, &window, figures);
+        let used = ResourceUse::now();
+        let used = used.since(std::mem::replace(&mut self.used_before, used));
+        let line = step_line(report, &window, figures, used);
         self.screen.progress(
             line.step,
             &format!("loss {:.4}, {:.0} tokens/s", line.figures.loss(), line.tokens_per_second),
@@ -139,7 +145,7 @@ fn readable(line: &StepLine) -> String {
     )
 }
 
-fn step_line(report: &StepReport, window: &Window, figures: StepFigures) -> StepLine {
+fn step_line(report: &StepReport, window: &Window, figures: StepFigures, used: ResourceUse) -> StepLine {
     StepLine {
         kind: "train".to_string(),
         step: report.step,
@@ -152,5 +158,8 @@ fn step_line(report: &StepReport, window: &Window, figures: StepFigures) -> Step
         padded_share: 1.0 - mean(report.num_tokens as f64, report.num_positions),
         seconds: window.seconds.over(window.num_steps),
         peak_rss_bytes: report.peak_rss_bytes,
+        minor_faults: used.minor_faults / window.num_steps.max(1),
+        processor_seconds: used.processor_seconds / window.num_steps.max(1) as f64,
+        seconds_since_start: machine::seconds_since_start(),
     }
 }

@@ -1,5 +1,5 @@
 //! `cargo xtask bench data`: the data pipeline beside its peers, on the same text and the same cores, in one run.
-//! `cargo xtask bench communication` is in its own file.
+//! `cargo xtask bench communication` and `train` are in files of their own.
 //!
 //! Owns which comparisons are made. Every comparison is a number of pairs, ours and the peer taking turns, so that a
 //! machine that slows down slows both; what is inside a measured time is the business of the two programs.
@@ -8,6 +8,7 @@ mod communication;
 mod figures;
 mod processes;
 mod report;
+mod train;
 
 use anyhow::Context;
 use clap::Args;
@@ -16,6 +17,7 @@ use figures::Comparison;
 use processes::{Bench, Peer};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+pub use train::{TrainArgs, train};
 
 /// Rows of 128 tokens given to the collators.
 const NUM_ROWS: usize = 8192;

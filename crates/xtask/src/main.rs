@@ -43,7 +43,7 @@ enum Command {
     Test,
     /// Measure speed.
     #[command(subcommand)]
-    Bench(BenchCommand),
+    Bench(Box<BenchCommand>),
     /// Feed the parsers of bert-data with made-up bytes; see docs/fuzzing.md. No part of `ci`.
     Fuzz {
         /// One target; all of them if none is named.
@@ -60,6 +60,8 @@ enum BenchCommand {
     Data(bench::DataArgs),
     /// Our sum over ranks beside the all-reduce of the MPI library.
     Communication(bench::CommunicationArgs),
+    /// Steps of training, and beside PyTorch in turns.
+    Train(bench::TrainArgs),
 }
 
 fn main() -> ExitCode {
@@ -83,8 +85,11 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Docs => steps::docs().run(&root),
         Command::Fuzz { target, seconds } => fuzz::run(&root, target.as_deref(), seconds),
         Command::Test => run_all(&root, &steps::test(steps::has_nextest(&root), steps::has_libtorch())),
-        Command::Bench(BenchCommand::Data(args)) => bench::data(&root, &args),
-        Command::Bench(BenchCommand::Communication(args)) => bench::communication(&root, &args),
+        Command::Bench(bench) => match *bench {
+            BenchCommand::Data(args) => bench::data(&root, &args),
+            BenchCommand::Communication(args) => bench::communication(&root, &args),
+            BenchCommand::Train(args) => bench::train(&root, &args),
+        },
     }
 }
 

@@ -75,6 +75,22 @@ fn numbers_of_64_bits_take_the_next_two_words() {
 }
 
 #[test]
+fn truncated_normals_are_those_of_single_calls() {
+    for (limit_sd, num_before) in [(0.3, 0), (2.0, 0), (2.0, 3), (40.0, 1)] {
+        for count in [0, 1, 7, 8, 244, 257, 1000] {
+            let (mut single, mut many) = (stream(11), stream(11));
+            for _ in 0..num_before {
+                assert_eq!(single.next_u32(), many.next_u32());
+            }
+            let mut got = Vec::new();
+            many.truncated_normals(limit_sd, count, |deviate| got.push(deviate.to_bits()));
+            let expected = (0..count).map(|_| single.truncated_normal(limit_sd).to_bits());
+            assert_eq!(got, expected.collect::<Vec<u64>>(), "limit {limit_sd}, {count} behind {num_before}");
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "needs n > 0")]
 fn below_zero_is_refused() {
     stream(0).below(0);

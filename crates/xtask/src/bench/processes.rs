@@ -75,10 +75,10 @@ pub fn build(root: &Path, bench: &str, selection: &[&str]) -> anyhow::Result<Pat
     program.with_context(|| format!("cargo named no executable of {bench}"))
 }
 
-/// The executable of a message of cargo, if it is about this bench.
-fn executable(message: &str, bench: &str) -> Option<PathBuf> {
+/// The executable of a message of cargo, if it is about this target.
+pub fn executable(message: &str, target: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(message).ok()?;
-    (message["target"]["name"] == bench).then_some(())?;
+    (message["target"]["name"] == target).then_some(())?;
     Some(PathBuf::from(message["executable"].as_str()?))
 }
 
@@ -130,7 +130,7 @@ impl Drop for Peer {
 }
 
 /// A command that may use these cores only.
-fn pinned(cores: &[usize], program: &Path) -> Command {
+pub fn pinned(cores: &[usize], program: &Path) -> Command {
     let list: Vec<String> = cores.iter().map(usize::to_string).collect();
     let mut command = Command::new("taskset");
     command.arg("-c").arg(list.join(",")).arg(program);

@@ -1,0 +1,190 @@
+//! `cargo xtask bench train`: steps of training, as users start it, and beside PyTorch in turns.
+//!
+//! Owns which runs are made and in which order. A run is a new process of `bert-train` with its ranks; what is said of
+//! its steps comes from its metrics.jsonl. Before each run the peak of the same number of threads is measured.
+
+mod ours;
+mod peer;
+mod report;
+mod setting;
+mod work;
+
+use super::processes;
+use super::report::Machine;
+use anyhow::Context;
+use clap::Args;
+use ours::{OurRun, Shape};
+use peer::{Form, PeerRun, Torch};
+use setting::Setting;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Steps at the beginning of every run that do not count: buffers grow, pages are touched for the first time.
+const NUM_WARM_UP: usize = 3;
+
+/// What to measure.
+#[derive(Args, Clone)]
+pub struct TrainArgs {
+    /// Name of a file in configs/ (mini, small, base), or the path of one.
+    #[arg(default_value = "small")]
+    config: String,
+    /// Ranks x threads of each, as in 2x1; several take turns.
+    #[arg(long, value_delimiter = ',', default_value = "2x1")]
+    shapes: Vec<Shape>,
+    /// Values of train.precision; one that the program refuses is skipped, and the report says so.
+    #[arg(long, value_delimiter = ',', default_value = "f32,bf16")]
+    precisions: Vec<String>,
+    /// Values of device.backend; others than flex need --program with them compiled in.
+    #[arg(long, value_delimiter = ',', default_value = "flex")]
+    backends: Vec<String>,
+    /// Sequences of a rank and step, computed at once. Default: 8, and 2 for models of hidden size 768 and more.
+    #[arg(long)]
+    rows: Option<usize>,
+    /// Steps of a run; the first three do not count.
+    #[arg(long, default_value_t = 10)]
+    steps: usize,
+    /// Rounds; beside PyTorch, pairs of each of its forms.
+    #[arg(long, default_value_t = 5)]
+    pairs: usize,
+    /// Size of the vocabulary: that of the configuration, filled up with entries that no text holds.
+    #[arg(long, default_value_t = 21_128)]
+    vocab_size: usize,
+    /// Further overrides, SECTION.KEY=VALUE.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Python with torch and transformers: runs both forms of the peer in turns, and writes the report.
+    #[arg(long, value_name = "PYTHON")]
+    vs_torch: Option<PathBuf>,
+    /// A bert-train that is built already, in place of the one of this checkout.
+    #[arg(long)]
+    program: Option<PathBuf>,
+    /// The launcher.
+    #[arg(long, default_value = "mpirun")]
+    mpirun: PathBuf,
+    /// Processors to use, by number: all ranks of both sides share them.
+    #[arg(long, value_delimiter = ',', default_value = "0,1")]
+    cores: Vec<usize>,
+    /// The report. Default, beside PyTorch: `docs/benchmarks/<config>-<processor>-<date>.md`; otherwise none is written.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Where every step of every run goes as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// One way of running ours, with all its runs, and the peer's runs beside them.
+struct Variant {
+    precision: String,
+    backend: String,
+    shape: Shape,
+    ours: Vec<OurRun>,
+    pairs: Vec<Pair>,
+}
+
+/// A run of the peer and the one of ours before it.
+struct Pair {
+    form: Form,
+    /// Index into [`Variant::ours`].
+    ours: usize,
+    peer: PeerRun,
+}
+
+/// Runs everything in turns, prints it, and writes the report.
+///
+/// # Errors
+///
+/// If a program cannot be built or started, or fails.
+pub fn train(root: &Path, args: &TrainArgs) -> anyhow::Result<()> {
+    anyhow::ensure!(args.pairs > 0, "expected --pairs of at least 1, got 0");
+    anyhow::ensure!(
+        args.steps > NUM_WARM_UP,
+        "expected --steps above {NUM_WARM_UP}, got {}: those are left out",
+        args.steps
+    );
+    let setting = Setting::prepare(root, args)?;
+    let torch = args.vs_torch.as_deref().map(|python| Torch::find(root, python)).transpose()?;
+    let (mut variants, skipped) = variants(&setting, args)?;
+    let machine = Machine::read()?;
+    println!("==> bench: shards, in a run of one step");
+    if let Some(first) = variants.first() {
+        setting.run_ours(first, 1)?;
+    }
+    for round in 1..=args.pairs {
+        for variant in &mut variants {
+            println!("==> bench: round {round} of {}: {}", args.pairs, variant.name());
+            measure(&setting, torch.as_ref(), variant, args.steps)?;
+        }
+    }
+    let report = report::Report { setting: &setting, torch: torch.as_ref(), variants: &variants, skipped };
+    let text = report.markdown(&machine, args)?;
+    println!("{text}");
+    if let Some(path) = &args.json {
+        write(path, &report.json().to_string())?;
+    }
+    let default_out = || root.join("docs/benchmarks").join(machine.file_name(&setting.name));
+    if let Some(out) = args.out.clone().or_else(|| torch.as_ref().map(|_| default_out())) {
+        write(&out, &text)?;
+    }
+    Ok(())
+}
+
+/// All ways of running ours, and why some of those asked for are left out.
+fn variants(setting: &Setting, args: &TrainArgs) -> anyhow::Result<(Vec<Variant>, Vec<String>)> {
+    let (mut variants, mut skipped) = (Vec::new(), Vec::new());
+    for precision in &args.precisions {
+        for backend in &args.backends {
+            for shape in &args.shapes {
+                let (ours, pairs) = (Vec::new(), Vec::new());
+                let (precision, backend) = (precision.clone(), backend.clone());
+                let variant = Variant { precision, backend, shape: *shape, ours, pairs };
+                match setting.refusal(&variant)? {
+                    None => variants.push(variant),
+                    Some(reason) => skipped.push(format!("{}: {reason}", variant.name())),
+                }
+            }
+        }
+    }
+    skipped.iter().for_each(|skipped| println!("==> bench: skipped: {skipped}"));
+    anyhow::ensure!(!variants.is_empty(), "nothing is left to measure: {}", skipped.join("; "));
+    Ok((variants, skipped))
+}
+
+/// One round: ours alone, or ours before each form of the peer.
+fn measure(
+    setting: &Setting,
+    torch: Option<&Torch>,
+    variant: &mut Variant,
+    num_steps: usize,
+) -> anyhow::Result<()> {
+    let forms = if torch.is_some() { &[Some(Form::AsUsers), Some(Form::Tuned)][..] } else { &[None] };
+    for form in forms {
+        let run = setting.run_ours(variant, num_steps)?;
+        println!("    ours: {:.0} tokens/s", run.tokens_per_second());
+        variant.ours.push(run);
+        let (Some(torch), Some(form)) = (torch, form) else { continue };
+        let peer = torch.run(setting, &variant.precision, variant.shape, *form, num_steps)?;
+        println!("    {}: {:.0} tokens/s", form.name(), peer.tokens_per_second);
+        variant.pairs.push(Pair { form: *form, ours: variant.ours.len() - 1, peer });
+    }
+    Ok(())
+}
+
+impl Variant {
+    fn name(&self) -> String {
+        format!("{} {} {}", self.backend, self.precision, self.shape)
+    }
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("failed to write `{}`", path.display()))?;
+    println!("==> bench: written to {}", path.display());
+    Ok(())
+}
+
+/// Runs a command to its end and returns what it printed.
+fn output_of(mut command: Command) -> anyhow::Result<String> {
+    let output = command.output().with_context(|| format!("failed to start {command:?}"))?;
+    let message = String::from_utf8_lossy(&output.stderr);
+    anyhow::ensure!(output.status.success(), "{command:?} failed ({}):\n{}", output.status, message.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
