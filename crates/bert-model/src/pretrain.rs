@@ -338,4 +338,6 @@ fn heads_batch(batch: &PretrainBatch<'_>, rows: &TokenRows) -> HeadsBatch {
 }
 
 #[cfg(test)]
+mod form_tests;
+#[cfg(test)]
 mod tests;
