@@ -7,7 +7,7 @@
 #   --ranks N   number of MPI ranks, 2 unless given
 #
 # Run again at any time: what is there already is kept, an interrupted training continues where it was saved, and a
-# finished one is only reported. Training takes six to nine minutes on two cores; building the first time about ten.
+# finished one is only reported. Training takes five to nine minutes on two cores; building the first time about ten.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/libtorch.sh"
