@@ -21,6 +21,9 @@ const HARD_LIMIT: Duration = Duration::from_secs(120);
 const RANKS: [usize; 3] = [2, 3, 4];
 /// What a rank says when its function has found everything as it must be.
 const KEPT: &str = "this rank kept the contract";
+/// Begins the name of a case in which rank 0 freezes; it ends with the moment, in milliseconds.
+const MIDST: &str = "a rank freezes in the midst, after ";
+const MIDST_ROUNDS: u64 = 3;
 /// With what a job ends whose ranks were to fail.
 const ABORT_CODE: i32 = 42;
 
@@ -171,6 +174,20 @@ fn a_frozen_process_is_named_and_the_job_ends() {
     check_ends("a rank freezes", 5, 60.0, "no sign of rank");
 }
 
+/// Whoever had its message from the frozen rank goes on to the next call, and waits there for those that had not: they are
+/// not to blame.
+#[test]
+fn only_the_frozen_process_is_named_wherever_it_froze() {
+    for num_ranks in [3, 4] {
+        for delay in 0..MIDST_ROUNDS {
+            let Some(ended) = mpirun(num_ranks, &format!("{MIDST}{delay}")) else { return };
+            assert_eq!(ended.code, Some(ABORT_CODE), "delay {delay}, {num_ranks} ranks:\n{}", ended.output);
+            let named = ended.output.matches("no sign of rank 0 within").count();
+            assert_eq!(named, num_ranks - 1, "delay {delay}, {num_ranks} ranks:\n{}", ended.output);
+        }
+    }
+}
+
 #[test]
 fn a_frozen_process_does_not_hold_up_the_shutdown() {
     check_ends("a rank freezes before shutdown", 5, 60.0, "shutdown: no sign of rank");
@@ -226,7 +243,10 @@ fn worker() {
         "a rank freezes before shutdown" => freezes_before_shutdown(),
         "an abort after shutdown" => aborts_after_shutdown(),
         "a rank exits" => exits_without_leave(),
-        other => panic!("unknown case {other}"),
+        other => match other.strip_prefix(MIDST).map(str::parse) {
+            Some(Ok(delay)) => freezes_in_the_midst(Duration::from_millis(delay)),
+            _ => panic!("unknown case {other}"),
+        },
     }
 }
 
@@ -317,6 +337,30 @@ fn freezes() {
         ends_by_signal("STOP");
     }
     wait_and_end(&coordinator);
+}
+
+fn freezes_in_the_midst(delay: Duration) {
+    let mut comm = MpiCommunicator::init().unwrap();
+    comm.configure(Duration::from_secs(2), Arc::default());
+    comm.barrier("all here").unwrap();
+    let num_ranks = comm.world().num_ranks();
+    if comm.world().rank() == 0 {
+        thread::spawn(move || {
+            pause(delay);
+            ends_by_signal("STOP");
+        });
+    }
+    let bounds: Vec<usize> = (0..=num_ranks).map(|rank| rank * 100_000).collect();
+    let err = loop {
+        let bucket = vec![1.0; bounds[num_ranks]];
+        if let Err(err) = comm.all_gather_slices("parameters", bucket, &bounds) {
+            break err;
+        }
+    };
+    println!("rank {}: {err}", comm.world().rank());
+    // The job ends with the first of them.
+    pause(Duration::from_secs(2));
+    comm.abort(ABORT_CODE);
 }
 
 fn freezes_before_shutdown() {

@@ -121,7 +121,7 @@ fn run_ranks(
                 print_message(&message);
             }
             failure_record::write_message(run_dir.as_ref(), rank, error.exit_code(), &message);
-            Ok(end(coordinator, &error, is_speaker))
+            Ok(end(coordinator, &error, (!is_speaker).then_some(&message)))
         }
     }
 }
@@ -167,18 +167,20 @@ fn wait_for_speaker() {
     thread::sleep(GRACE);
 }
 
-/// Before the ranks know each other only the launcher can end them, which takes Open MPI's mpirun about two seconds.
-#[allow(clippy::disallowed_methods, reason = "rank 0 has spoken already, if it is there")]
+/// The launcher ends the other ranks when one has ended, which takes Open MPI's mpirun about two seconds.
+#[allow(clippy::disallowed_methods, reason = "the speaker has spoken already, if it is there")]
 fn wait_for_launcher() {
     thread::sleep(3 * GRACE);
 }
 
-/// Ends after an error: together where all ranks know of it, by force where one of them is gone.
-fn end(coordinator: Coordinator, error: &TrainError, is_speaker: bool) -> i32 {
+/// Ends after an error: together where all ranks know of it, by force where one of them is gone. What is `unsaid` gets said
+/// if the speaker, which may wait elsewhere with another deadline, has not ended this rank meanwhile.
+fn end(coordinator: Coordinator, error: &TrainError, unsaid: Option<&String>) -> i32 {
     let exit_code = error.exit_code();
     if error.broken_exchange().is_some() {
-        if !is_speaker {
-            wait_for_speaker();
+        if let Some(message) = unsaid {
+            wait_for_launcher();
+            print_message(message);
         }
         coordinator.abort(exit_code);
         return exit_code;

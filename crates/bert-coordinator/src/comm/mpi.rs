@@ -6,11 +6,13 @@
 //! with a deadline. The C functions are behind `mpi_ffi.rs`; no MPI collective is used, so nothing
 //! depends on an algorithm that the library chooses.
 
+mod notices;
 mod pieces;
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::call::WIRE_LEN;
 use super::mpi_ffi::{Buffer, Direction, Flight, Library, LibraryError, MAX_MESSAGE_LEN, Message};
@@ -19,12 +21,15 @@ use super::{
 };
 use crate::progress::{Backoff, Deadline, Pulse};
 use crate::world::World;
+use notices::Notices;
 use pieces::Pieces;
 
 /// Tag of messages that announce a call.
 const TAG_CALL: i32 = 1;
 /// Tag of messages that carry its data.
 const TAG_PAYLOAD: i32 = 2;
+/// Tag of messages of one byte by which a rank shows that it waits.
+const TAG_WAITING: i32 = 3;
 
 /// What slices are made of.
 trait Element: Copy + Default {
@@ -66,6 +71,7 @@ pub struct MpiCommunicator {
     num_calls: u64,
     timeout: Duration,
     pulse: Arc<Pulse>,
+    notices: RefCell<Notices>,
     max_message_len: usize,
     failure: Option<CommError>,
 }
@@ -89,6 +95,7 @@ impl MpiCommunicator {
             num_calls: 0,
             timeout: DEFAULT_TIMEOUT,
             pulse: Arc::default(),
+            notices: RefCell::new(Notices::new(num_ranks)),
             max_message_len: MAX_MESSAGE_LEN,
             failure: None,
         })
@@ -250,6 +257,8 @@ impl MpiCommunicator {
         mut arrived: impl FnMut(&mut Flight, &Message) -> Result<(), CommError>,
     ) -> Result<(), CommError> {
         let mut deadline = Deadline::after(self.timeout);
+        let (mut notices, timeout) = (self.notices.borrow_mut(), self.timeout);
+        let mut wait = Notices::wait(Instant::now(), timeout);
         loop {
             let done = flight.poll(&self.library).map_err(|err| library_error(&call.phase, err))?;
             for message in &done {
@@ -263,9 +272,11 @@ impl MpiCommunicator {
                 self.library.abort(code);
             }
             if deadline.is_over() {
-                let (phase, missing) = (call.phase.clone(), missing_peers(flight));
-                return Err(CommError::PeersMissing { phase, missing, waited: self.timeout });
+                let missing = notices.silent(missing_peers(flight), Instant::now(), timeout);
+                return Err(CommError::PeersMissing { phase: call.phase.clone(), missing, waited: timeout });
             }
+            let looked = notices.look((&self.library, timeout), &mut wait, self.peers());
+            looked.map_err(|err| library_error(&call.phase, err))?;
             match done.is_empty() {
                 true => backoff.pause(),
                 false => backoff.reset(),
@@ -438,13 +449,14 @@ impl Communicator for MpiCommunicator {
     }
 
     fn idle(&mut self) {
-        if let Err(err) = self.library.progress() {
+        if let Err(err) = self.notices.get_mut().listen(&self.library) {
             self.failure.get_or_insert(library_error("between operations", err));
         }
     }
 
     fn shutdown(&mut self) -> Result<(), CommError> {
         self.barrier("shutdown")?;
+        self.idle();
         self.library.finalize().map_err(|err| library_error("shutdown", err))
     }
 

@@ -85,20 +85,35 @@ impl Library {
         Ok(c_text(&text))
     }
 
-    /// Lets MPI work on whatever is on its way.
-    pub(super) fn progress(&self) -> Result<(), LibraryError> {
+    /// Takes a message of one byte with this tag if one has come, and returns who sent it; in any case MPI works on whatever
+    /// is on its way.
+    pub(super) fn take_byte(&self, tag: c_int) -> Result<Option<usize>, LibraryError> {
         let mut flag: c_int = 0;
-        // SAFETY: MPI is initialised, on this thread; `flag` is valid for a write; the status is
-        // the library's constant for "not wanted".
+        let mut status = mem::MaybeUninit::<ffi::MPI_Status>::zeroed();
+        // SAFETY: MPI is initialised, on this thread; flag and status are valid for writes.
         check("MPI_Iprobe", unsafe {
-            ffi::MPI_Iprobe(
-                ffi::RSMPI_ANY_SOURCE,
-                ffi::RSMPI_ANY_TAG,
+            ffi::MPI_Iprobe(ffi::RSMPI_ANY_SOURCE, tag, ffi::RSMPI_COMM_WORLD, &mut flag, status.as_mut_ptr())
+        })?;
+        if flag == 0 {
+            return Ok(None);
+        }
+        // SAFETY: MPI_Iprobe has found a message and filled the status (plain C data, zeroed before).
+        let source = unsafe { status.assume_init() }.MPI_SOURCE;
+        let mut byte = 0_u8;
+        // SAFETY: one byte is valid for a write, and MPI writes no more than that; the message has come already, so this
+        // does not wait; the status is the library's constant for "not wanted".
+        check("MPI_Recv", unsafe {
+            ffi::MPI_Recv(
+                (&raw mut byte).cast(),
+                1,
+                ffi::RSMPI_UINT8_T,
+                source,
+                tag,
                 ffi::RSMPI_COMM_WORLD,
-                &mut flag,
                 ffi::RSMPI_STATUS_IGNORE,
             )
-        })
+        })?;
+        Ok(usize::try_from(source).ok())
     }
 
     /// Finalises MPI. Only when all ranks do the same: it waits for them without a deadline.
