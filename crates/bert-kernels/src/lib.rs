@@ -15,6 +15,7 @@ pub mod dropout;
 pub mod embeddings;
 pub mod gelu;
 pub mod gemm;
+pub mod huge_pages;
 pub mod lamb;
 mod lanes;
 pub mod layer_norm;

@@ -10,7 +10,7 @@ mod logits;
 mod words;
 
 use crate::gemm::{self, LeftScratch, Matrix, PackedB, Precision};
-use crate::slices::add_assign;
+use crate::slices::{add_assign, fit};
 use logits::{Logits, Losses};
 use rayon::prelude::*;
 use words::Words;
@@ -181,7 +181,7 @@ impl MlmHead {
         let Self { precision, hidden_turned, hidden, .. } = self;
         let task = Task { precision: *precision, table, bias, labels, hidden_size, hidden_turned, hidden };
         let len = grad_hidden.len();
-        self.grad_hidden.resize(self.grad_hidden.len().max(words.num_parts() * len), 0.0);
+        fit(&mut self.grad_hidden, words.num_parts() * len);
         let part_len = words.part_len();
         let parts = self.logits.parts(&words, labels.len());
         let tables =

@@ -1,4 +1,4 @@
-//! Sums, norms and checks of flat slices.
+//! Sums, norms and checks of flat slices, and memory that is used again.
 //!
 //! Owns what gradient accumulation and clipping need; it knows neither tensors nor buckets.
 
@@ -6,6 +6,18 @@ use crate::PARALLEL_CHUNK_LEN;
 use crate::lanes::{NUM_LANES, fold};
 use crate::simd::widest;
 use rayon::prelude::*;
+
+/// Sets the length of a buffer that is about to be overwritten. Its memory is kept if it is large enough; otherwise it is
+/// given back first, and what comes instead is an eighth larger: batches differ by a few tokens, and a vector that grows on
+/// its own takes twice what it had.
+pub fn fit<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    if len > buffer.capacity() {
+        *buffer = Vec::new();
+        buffer.reserve_exact(len + len / 8);
+    }
+    buffer.resize(len, T::default());
+    buffer
+}
 
 /// Adds `x` to `acc`, element by element.
 ///

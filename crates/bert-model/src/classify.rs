@@ -124,13 +124,14 @@ impl ClassifyModel {
         self.stages.read_range(bucket_idx, range, out);
     }
 
-    /// Replaces the parameters of a bucket, in layout order.
+    /// Replaces the parameters of a bucket, in layout order. Returns memory of any length and content that is not needed any
+    /// more, for the next gradient: where the backend can, the parameters move to the memory of `values`.
     ///
     /// # Panics
     ///
     /// If there is no such bucket or `values` is not as long as the bucket.
-    pub fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]) {
-        self.stages.write_bucket(bucket_idx, values);
+    pub fn replace_bucket(&mut self, bucket_idx: usize, values: Vec<f32>) -> Vec<f32> {
+        self.stages.replace_bucket(bucket_idx, values)
     }
 
     /// Runs one micro-batch forward and backward.

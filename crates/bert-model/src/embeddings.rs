@@ -17,7 +17,10 @@ use crate::{
     config::ModelConfig,
     layers::{DropoutSite, LayerNorm},
     layout::BucketLayout,
-    ops::{self, EmbeddingsCall, EmbeddingsWorkspace, GradientSlot, composed, raw},
+    ops::{
+        self, EmbeddingsCall, EmbeddingsWorkspace, GradientSlot, composed,
+        raw::{self, SharedValues},
+    },
     parameters::{self, BucketSource},
     rows::TokenRows,
 };
@@ -63,7 +66,7 @@ impl Embeddings {
     pub(crate) fn load(
         config: &ModelConfig,
         layout: &BucketLayout,
-        values: &[f32],
+        values: &SharedValues,
         is_fused: bool,
         device: &Device,
     ) -> Self {

@@ -16,7 +16,7 @@ use crate::{
     fused::{LayerDropout, LayerShape, LayerWorkspace, PackedLayer},
     layers::{DropoutSite, LayerNorm, Linear},
     layout::BucketLayout,
-    ops::{self, GradientSlot, LayerCall, composed},
+    ops::{self, GradientSlot, LayerCall, composed, raw::SharedValues},
     parameters::{self, BucketSource},
     rows::TokenRows,
 };
@@ -68,7 +68,7 @@ impl EncoderLayer {
         config: &ModelConfig,
         layer_idx: usize,
         layout: &BucketLayout,
-        values: &[f32],
+        values: &SharedValues,
         workspace: Option<Arc<Mutex<LayerWorkspace>>>,
         device: &Device,
     ) -> Self {
@@ -93,7 +93,7 @@ impl EncoderLayer {
         layer.fused = workspace.map(|workspace| {
             let mut shared = ops::lock(&workspace);
             let mut packed = PackedLayer::new(layer.shape, shared.precision());
-            packed.pack(values, &mut shared);
+            packed.pack(values.values(), &mut shared);
             drop(shared);
             FusedLayer { packed: Arc::new(packed), workspace, gradients: GradientSlot::default() }
         });
@@ -121,14 +121,14 @@ impl EncoderLayer {
         }
     }
 
-    /// Replaces the parameters, in layout order.
-    pub(crate) fn write(&mut self, values: &[f32]) {
-        parameters::write(self, values);
+    /// Replaces the parameters, in layout order; returns memory as [`parameters::replace`] does.
+    pub(crate) fn replace(&mut self, values: Vec<f32>) -> Vec<f32> {
         if let Some(fused) = &mut self.fused {
             // A clone keeps what it had.
             let mut workspace = ops::lock(&fused.workspace);
-            Arc::make_mut(&mut fused.packed).pack(values, &mut workspace);
+            Arc::make_mut(&mut fused.packed).pack(&values, &mut workspace);
         }
+        parameters::replace(self, values)
     }
 
     fn weights(&self) -> [Tensor<2>; 6] {

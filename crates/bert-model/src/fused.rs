@@ -15,12 +15,6 @@ pub(crate) use encoder_layer::{
 };
 pub(crate) use heads::{FusedHeads, HeadsBatch, HeadsGradients};
 
-/// Sets the length of a buffer that is about to be overwritten; its memory is kept.
-fn fit(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    buffer.resize(len, 0.0);
-    buffer
-}
-
 /// Splits a bucket, or a part of one, into pieces of the given lengths.
 ///
 /// # Panics

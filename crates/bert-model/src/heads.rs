@@ -14,7 +14,7 @@ use crate::{
     fused::{Activation, HeadsBatch},
     layers::{LayerNorm, Linear},
     layout::BucketLayout,
-    ops::composed,
+    ops::{composed, raw::SharedValues},
     parameters::BucketSource,
 };
 
@@ -39,7 +39,12 @@ pub(crate) struct HeadsOutput {
 }
 
 impl Heads {
-    pub(crate) fn load(config: &ModelConfig, layout: &BucketLayout, values: &[f32], device: &Device) -> Self {
+    pub(crate) fn load(
+        config: &ModelConfig,
+        layout: &BucketLayout,
+        values: &SharedValues,
+        device: &Device,
+    ) -> Self {
         let mut source = BucketSource::new(layout, values, device);
         Self {
             pooler: Linear::load(&mut source, "pooler.dense"),

@@ -11,19 +11,22 @@ use burn::{
     tensor::{Device, Gradients},
 };
 
-use crate::{layout::BucketLayout, ops::raw};
+use crate::{
+    layout::BucketLayout,
+    ops::raw::{self, SharedValues},
+};
 
 /// Hands out the parameters of one bucket, in layout order, as tracked tensors.
 pub(crate) struct BucketSource<'a> {
     layout: &'a BucketLayout,
-    values: &'a [f32],
+    values: &'a SharedValues,
     device: &'a Device,
     next_idx: usize,
 }
 
 impl<'a> BucketSource<'a> {
-    pub(crate) fn new(layout: &'a BucketLayout, values: &'a [f32], device: &'a Device) -> Self {
-        assert_eq!(values.len(), layout.num_elements, "values of bucket `{}`", layout.name);
+    pub(crate) fn new(layout: &'a BucketLayout, values: &'a SharedValues, device: &'a Device) -> Self {
+        assert_eq!(values.values().len(), layout.num_elements, "values of bucket `{}`", layout.name);
         Self { layout, values, device, next_idx: 0 }
     }
 
@@ -37,7 +40,7 @@ impl<'a> BucketSource<'a> {
         assert!(spec.name.ends_with(name_end), "expected a parameter `..{name_end}`, got `{}`", spec.name);
         self.next_idx += 1;
         let shape: [usize; D] = spec.shape.clone().try_into().expect("a parameter has the rank of its field");
-        let tensor = raw::from_values(self.values[spec.range()].to_vec(), shape, self.device);
+        let tensor = self.values.tensor(spec.offset, shape, self.device);
         Param::from_tensor(tensor.autodiff().require_grad())
     }
 }
@@ -75,29 +78,39 @@ pub(crate) fn read<M: Module>(module: &M, range: Range<usize>, out: &mut [f32]) 
     assert_eq!(reader.num_read, reader.range.len(), "a bucket is as long as its module");
 }
 
-/// Replaces all parameters of a module, in place, and leaves them tracked.
+/// Replaces all parameters of a module and leaves them tracked. Returns memory that is not needed any more, of any length
+/// and content: where the backend can, the parameters move to the memory of `values`, and what they leave comes back.
 ///
 /// # Panics
 ///
 /// If `values` is not as long as the module's parameters.
-pub(crate) fn write<M: Module>(module: &mut M, values: &[f32]) {
-    struct Writer<'a>(&'a [f32]);
+pub(crate) fn replace<M: Module>(module: &mut M, values: Vec<f32>) -> Vec<f32> {
+    struct Replacer {
+        bucket: SharedValues,
+        offset: usize,
+        left: Option<SharedValues>,
+    }
 
-    impl ModuleMapper for Writer<'_> {
+    impl ModuleMapper for Replacer {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let (id, tensor, mapper) = param.consume();
-            let head = self.0.split_off(..tensor.shape().num_elements()).expect("a bucket holds its module");
-            let tensor = raw::overwrite(tensor, head).autodiff().require_grad();
+            let start = self.offset;
+            self.offset += tensor.shape().num_elements();
+            self.left = self.left.take().or_else(|| SharedValues::of(&tensor));
+            let tensor = self.bucket.put(tensor, start).autodiff().require_grad();
             Param::from_mapped_value(id, tensor, mapper)
         }
     }
 
-    let mut writer = Writer(values);
-    *module = take(module).map(&mut writer);
-    assert!(writer.0.is_empty(), "a bucket is as long as its module");
+    let num_values = values.len();
+    let mut replacer = Replacer { bucket: SharedValues::new(values), offset: 0, left: None };
+    *module = take(module).map(&mut replacer);
+    assert_eq!(replacer.offset, num_values, "a bucket is as long as its module");
+    let left = replacer.left.and_then(SharedValues::into_values);
+    left.or_else(|| replacer.bucket.into_values()).unwrap_or_default()
 }
 
-/// Moves a module out and leaves an empty shell, so that its tensors have one owner and can be written in place.
+/// Moves a module out and leaves an empty shell, so that its tensors have one owner and their memory can be used again.
 fn take<M: Module>(module: &mut M) -> M {
     struct Emptier;
 

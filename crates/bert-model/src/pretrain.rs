@@ -21,7 +21,10 @@ use crate::{
     init::initial_bucket,
     layout::{BucketLayout, ParameterLayout},
     loss::{BatchLosses, LossScale, cross_entropy},
-    ops::{self, GradientSlot, HeadsCall, raw},
+    ops::{
+        self, GradientSlot, HeadsCall,
+        raw::{self, SharedValues},
+    },
     parameters,
     rows::TokenRows,
     stages::{GradientSink, LastGradients, Stages, buffer, leaf, loss_root, take_gradient},
@@ -80,9 +83,9 @@ impl PretrainModel {
         config.validate()?;
         let layout = ParameterLayout::new(config);
         let fused = (compute.form == StageForm::Fused).then(|| FusedLast::new(config, compute));
-        let load_last = |bucket: &BucketLayout, values: &[f32], device: &burn::tensor::Device| {
+        let load_last = |bucket: &BucketLayout, values: &SharedValues, device: &burn::tensor::Device| {
             if let Some(fused) = &fused {
-                fused.lock().pack(values, config.vocab_size);
+                fused.lock().pack(values.values(), config.vocab_size);
             }
             Heads::load(config, bucket, values, device)
         };
@@ -118,16 +121,17 @@ impl PretrainModel {
         self.stages.read_range(bucket_idx, range, out);
     }
 
-    /// Replaces the parameters of a bucket, in layout order.
+    /// Replaces the parameters of a bucket, in layout order. Returns memory of any length and content that is not needed any
+    /// more, for the next gradient: where the backend can, the parameters move to the memory of `values`.
     ///
     /// # Panics
     ///
     /// If there is no such bucket or `values` is not as long as the bucket.
-    pub fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]) {
-        self.stages.write_bucket(bucket_idx, values);
+    pub fn replace_bucket(&mut self, bucket_idx: usize, values: Vec<f32>) -> Vec<f32> {
         if let Some(fused) = self.fused.as_ref().filter(|_| bucket_idx == self.layout().heads_idx()) {
-            fused.lock().pack(values, self.config.vocab_size);
+            fused.lock().pack(&values, self.config.vocab_size);
         }
+        self.stages.replace_bucket(bucket_idx, values)
     }
 
     /// Runs one micro-batch forward and backward.

@@ -26,7 +26,10 @@ use crate::{
     fused::LayerWorkspace,
     layout::{BucketLayout, ParameterLayout},
     loss::{CrossEntropy, Label, cross_entropy_with_gradient},
-    ops::{self, raw},
+    ops::{
+        self,
+        raw::{self, SharedValues},
+    },
     parameters,
     rows::TokenRows,
 };
@@ -95,7 +98,7 @@ impl<Last: Module> Stages<Last> {
         layout: ParameterLayout,
         compute: Compute,
         mut values: impl FnMut(&BucketLayout, usize) -> Vec<f32>,
-        load_last: impl FnOnce(&BucketLayout, &[f32], &Device) -> Last,
+        load_last: impl FnOnce(&BucketLayout, &SharedValues, &Device) -> Last,
     ) -> Result<Self, ModelError> {
         compute.validate()?;
         let device = compute.backend.device()?;
@@ -108,7 +111,7 @@ impl<Last: Module> Stages<Last> {
             if expected != got {
                 return Err(ModelError::BucketLen { bucket: bucket.name.clone(), expected, got });
             }
-            Ok((bucket, values))
+            Ok((bucket, SharedValues::new(values)))
         };
         let layers = (0..config.num_hidden_layers).map(|layer_idx| {
             let (bucket, values) = checked(layout.layer_idx(layer_idx))?;
@@ -144,16 +147,16 @@ impl<Last: Module> Stages<Last> {
         }
     }
 
-    /// Replaces the parameters of a bucket, in layout order.
+    /// Replaces the parameters of a bucket, in layout order; returns memory as [`parameters::replace`] does.
     ///
     /// # Panics
     ///
     /// If there is no such bucket or `values` is not as long as the bucket.
-    pub(crate) fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]) {
+    pub(crate) fn replace_bucket(&mut self, bucket_idx: usize, values: Vec<f32>) -> Vec<f32> {
         match self.stage(bucket_idx) {
-            Stage::Last => parameters::write(&mut self.last, values),
-            Stage::Layer(layer_idx) => self.layers[layer_idx].write(values),
-            Stage::Embeddings => parameters::write(&mut self.embeddings, values),
+            Stage::Last => parameters::replace(&mut self.last, values),
+            Stage::Layer(layer_idx) => self.layers[layer_idx].replace(values),
+            Stage::Embeddings => parameters::replace(&mut self.embeddings, values),
         }
     }
 

@@ -232,7 +232,7 @@ impl Faults {
             let mut values = vec![0.0; num_elements];
             model.read_bucket(idx, &mut values);
             values[offset] = f32::from_bits(values[offset].to_bits() ^ 1);
-            model.write_bucket(idx, &values);
+            model.replace_bucket(idx, values);
         }
     }
 }

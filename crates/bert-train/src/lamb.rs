@@ -4,12 +4,12 @@
 //! ranks. They are sums over the blocks of the gradient norm, in block order, so they do not depend on the ranks. The
 //! arithmetic is `bert_kernels::lamb`.
 
-use bert_coordinator::{Block, ReducedSlice};
-use bert_kernels::{lamb, lamb::LambStep, slices::squared_norm};
+use bert_coordinator::ReducedSlice;
+use bert_kernels::{lamb, lamb::LambStep};
 use bert_model::ParameterSpec;
 
 use crate::{
-    config::OptimizerState, error::TrainError, optimizer::Update, phase::PhaseClock, task::TaskModel,
+    block_norms::squared_norms, error::TrainError, optimizer::Update, phase::PhaseClock, task::TaskModel,
     trainer::Trainer,
 };
 
@@ -22,6 +22,7 @@ impl<M: TaskModel> Trainer<'_, M> {
         &mut self,
         update: Update,
         slices: Vec<ReducedSlice>,
+        mut norms: Option<&mut Vec<f64>>,
         clock: &mut PhaseClock,
     ) -> Result<(), TrainError> {
         let (mut directions, mut own_pairs) = (Vec::with_capacity(slices.len()), Vec::new());
@@ -34,7 +35,7 @@ impl<M: TaskModel> Trainer<'_, M> {
             directions.push((direction, gradient));
         }
         clock.lap(|seconds| &mut seconds.optimizer);
-        let pairs = self.exchange_norm_pairs(own_pairs)?;
+        let pairs = self.gather_norms(own_pairs)?;
         let ratios = self.trust_ratios(&pairs);
         clock.lap(|seconds| &mut seconds.communication_exposed);
         for (idx, ((direction, mut gradient), ratios)) in directions.into_iter().zip(&ratios).enumerate() {
@@ -46,6 +47,9 @@ impl<M: TaskModel> Trainer<'_, M> {
                 let part = own_part(spec, &own_range);
                 let step_size = update.learning_rate * ratio;
                 lamb::apply(step_size, &mut params[part.clone()], &direction[part]);
+            }
+            if let Some(norms) = &mut norms {
+                norms.extend(squared_norms(&self.plans[idx], &own_range, params));
             }
             self.send_parameters(idx, gradient)?;
             clock.lap(|seconds| &mut seconds.optimizer);
@@ -102,40 +106,8 @@ impl<M: TaskModel> Trainer<'_, M> {
         pairs: &mut Vec<NormPair>,
     ) {
         let range = &self.states[bucket_idx].range;
-        let is_own = |block: &&Block| range.contains(&block.offset);
-        for block in self.plans[bucket_idx].blocks().iter().filter(is_own) {
-            let part = block.offset - range.start..block.offset - range.start + block.len;
-            pairs.push([squared_norm(&params[part.clone()]), squared_norm(&direction[part])]);
-        }
-    }
-
-    /// The norms of all blocks, bucket by bucket, in block order.
-    fn exchange_norm_pairs(&self, own: Vec<NormPair>) -> Result<Vec<NormPair>, TrainError> {
-        if self.config.distributed.optimizer_state == OptimizerState::Replicated {
-            return Ok(own);
-        }
-        let bytes: Vec<u8> = own.iter().flatten().flat_map(|norm| norm.to_le_bytes()).collect();
-        let gathered = self.coordinator.all_gather_bytes("norms of the parameters", &bytes)?;
-        let num_ranks = gathered.len();
-        let mut per_rank: Vec<_> = gathered.iter().map(|bytes| bytes.as_chunks::<16>().0.iter()).collect();
-        let mut pairs = Vec::new();
-        for plan in &self.plans {
-            for (rank, norms) in per_rank.iter_mut().enumerate() {
-                for _ in plan.blocks_of_rank(rank, num_ranks) {
-                    let Some(bytes) = norms.next() else {
-                        let message = format!("rank {rank} sent fewer norms than it has blocks");
-                        return Err(TrainError::Setup(message));
-                    };
-                    let [norm, update] = [0, 8].map(|at| {
-                        let mut half = [0; 8];
-                        half.copy_from_slice(&bytes[at..at + 8]);
-                        f64::from_le_bytes(half)
-                    });
-                    pairs.push([norm, update]);
-                }
-            }
-        }
-        Ok(pairs)
+        let norms = |values| squared_norms(&self.plans[bucket_idx], range, values);
+        pairs.extend(norms(params).zip(norms(direction)).map(|(params, update)| [params, update]));
     }
 
     /// The trust ratio of every parameter, bucket by bucket; 1 for those without decay, as in apex.

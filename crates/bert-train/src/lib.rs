@@ -12,6 +12,7 @@
 //! (bert-model) and no text (bert-data). Only its binary prints and exits.
 
 pub mod arrival;
+mod block_norms;
 pub mod checkpoint;
 pub mod class_metrics;
 pub mod cli;

@@ -5,6 +5,7 @@
 use std::{env, process::ExitCode, thread, time::Duration};
 
 use bert_coordinator::{Coordinator, CoordinatorError, LauncherInfo, detect_launcher};
+use bert_kernels::huge_pages::{HugePages, keep_freed_memory};
 use bert_train::{
     arrival::Arrival,
     cli::Arguments,
@@ -19,7 +20,12 @@ use bert_train::{
 };
 use clap::Parser;
 
+/// A step streams through hundreds of megabytes.
+#[global_allocator]
+static ALLOCATOR: HugePages = HugePages;
+
 fn main() -> ExitCode {
+    keep_freed_memory();
     let arguments = Arguments::parse();
     let launcher = detect_launcher(|name| env::var(name).ok());
     let exit_code = match run(&arguments, launcher.as_ref()) {

@@ -189,8 +189,8 @@ pub fn load<M: TaskModel>(
         moments::read(&optimizer_files(checkpoint)?, &layout, states)?;
         own.read_folder(&checkpoint.join("model"))
     })?;
-    for (idx, values) in loaded.iter().enumerate() {
-        model.write_bucket(idx, values);
+    for (idx, values) in loaded.into_iter().enumerate() {
+        model.replace_bucket(idx, values);
     }
     Ok(())
 }

@@ -3,8 +3,6 @@
 //! Owns the order of a step: batch, forward and backward with reduction, verdict, clip, update, gather. The parts
 //! are in [`crate::trainer`]; nothing here opens a file or decides when to log, evaluate or save.
 
-use bert_coordinator::ReducedSlice;
-
 use crate::{
     control::{BatchCounts, ControlWord, PhaseSeconds, sum_counts},
     error::TrainError,
@@ -76,14 +74,18 @@ impl<M: TaskModel> Trainer<'_, M> {
         let words = self.exchange(&word)?;
         clock.lap(|seconds| &mut seconds.communication_exposed);
 
-        let block_norms = self.block_norms_in_order(&words);
+        let per_rank: Vec<Vec<f64>> = words.iter().map(|word| word.block_norms.clone()).collect();
+        let block_norms = self.in_block_order(&per_rank);
         let verdict = Verdict::of(step, &words, &block_norms, &self.block_names());
         self.locate(verdict, &batches)?.into_result()?;
         let grad_norm = global_norm(block_norms);
         let rate = learning_rate(&self.config.schedule, self.num_steps);
         let clip_factor = clip_factor(grad_norm, self.config.optimizer.max_grad_norm);
-        self.update(Update { learning_rate: rate, step, clip_factor }, slices, &mut clock)?;
-        let param_norm = self.gather_parameters(with_param_norm, &mut clock)?;
+        let update = Update { learning_rate: rate, step, clip_factor };
+        let own_norms = self.update(update, slices, with_param_norm, &mut clock)?;
+        self.gather_parameters(&mut clock)?;
+        let param_norm = own_norms.map(|norms| self.norm_of_parameters(norms)).transpose()?;
+        clock.lap(|seconds| &mut seconds.communication_exposed);
 
         self.faults.spoil_parameters(step, &mut self.model);
         self.num_steps = step;
@@ -125,35 +127,6 @@ impl<M: TaskModel> Trainer<'_, M> {
             failure: first_failure(words),
             saves: words.iter().map(|word| word.save.clone()).collect(),
         }
-    }
-
-    /// Squared norms of this rank's blocks, bucket by bucket.
-    pub(crate) fn own_block_norms(&self, slices: &[ReducedSlice]) -> Vec<f64> {
-        let world = self.coordinator.world();
-        let mut norms = Vec::new();
-        for (plan, slice) in self.plans.iter().zip(slices) {
-            for block in plan.blocks_of_rank(world.rank(), world.num_ranks()) {
-                let block = &slice.bucket[block.offset..block.offset + block.len];
-                norms.push(bert_kernels::slices::squared_norm(block));
-            }
-        }
-        norms
-    }
-
-    /// The squared norms of all ranks in the order of the blocks, which does not depend on the ranks.
-    fn block_norms_in_order(&self, words: &[ControlWord]) -> Vec<f64> {
-        let mut norms = Vec::new();
-        let mut used = vec![0; words.len()];
-        for plan in &self.plans {
-            for (rank, word) in words.iter().enumerate() {
-                let num_blocks = plan.blocks_of_rank(rank, words.len()).len();
-                let start = used[rank].min(word.block_norms.len());
-                let end = (start + num_blocks).min(word.block_norms.len());
-                norms.extend_from_slice(&word.block_norms[start..end]);
-                used[rank] = end;
-            }
-        }
-        norms
     }
 
     /// Name of the parameter of every block, in block order.

@@ -41,8 +41,9 @@ pub trait TaskModel: Send + Sync {
     /// Copies a range of a bucket, counted in layout order, to `out`.
     fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]);
 
-    /// Replaces the parameters of a bucket, in layout order.
-    fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]);
+    /// Replaces the parameters of a bucket, in layout order. Returns memory of any length and content that is not needed any
+    /// more, for the next gradient.
+    fn replace_bucket(&mut self, bucket_idx: usize, values: Vec<f32>) -> Vec<f32>;
 
     /// Runs one slot forward and backward; the loss is divided by the counts of the global batch.
     ///

@@ -2,13 +2,13 @@
 //!
 //! Owns the model, the optimizer's state and the batch that is ready. The order of the parts is in [`crate::step`].
 
-use bert_coordinator::{Block, BucketPlan, Coordinator, ReducedSlice, SlotTree};
+use bert_coordinator::{BucketPlan, Coordinator, ReducedSlice, SlotTree};
 use bert_data::{DataError, Prefetcher, StepBatches};
-use bert_kernels::slices;
 use bert_model::{GradientSink, ParameterLayout};
 use bert_random::{Key, Purpose};
 
 use crate::{
+    block_norms::{blocks_within, squared_norms},
     config::{Config, OptimizerKind, OptimizerState},
     control::{BatchCounts, ControlWord, PhaseSeconds, sum_counts},
     error::TrainError,
@@ -48,8 +48,8 @@ pub struct Trainer<'a, M> {
     pub faults: Faults,
 }
 
-/// Parameters that are updated at a time: with gradients and moments they stay in the second cache.
-const UPDATE_LEN: usize = 1 << 17;
+/// Blocks that are updated at a time, up to 131,072 parameters: with gradients and moments they stay in the second cache.
+const UPDATE_BLOCKS: usize = 8;
 
 /// What a rank has to tell the others at the next step.
 #[derive(Clone, Debug, Default)]
@@ -257,7 +257,7 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
             peak_rss_bytes: machine::peak_rss_bytes(),
             seconds: self.last_seconds,
             slots: outcome.unwrap_or_default(),
-            block_norms: self.own_block_norms(slices),
+            block_norms: self.own_gradient_norms(slices),
             failure: model_failure.or(data_failure).or_else(|| local.failure.clone()),
             save: local.save.clone(),
         }
@@ -284,39 +284,54 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         Ok(words)
     }
 
-    /// Updates the own range of every bucket and sends the new parameters on their way.
+    /// Updates the own range of every bucket and sends the new parameters on their way. Returns the squared norms of the
+    /// own blocks of them, bucket by bucket, if asked for.
     pub(crate) fn update(
         &mut self,
         update: Update,
         slices: Vec<ReducedSlice>,
+        with_norms: bool,
         clock: &mut PhaseClock,
-    ) -> Result<(), TrainError> {
+    ) -> Result<Option<Vec<f64>>, TrainError> {
+        let mut norms = with_norms.then(Vec::new);
         if self.config.optimizer.kind == OptimizerKind::Lamb {
-            return self.update_with_lamb(update, slices, clock);
+            self.update_with_lamb(update, slices, norms.as_mut(), clock)?;
+        } else {
+            for (idx, slice) in self.share_gradients(slices)?.into_iter().enumerate() {
+                let mut gradient = self.own_gradient(idx, slice)?;
+                clock.lap(|seconds| &mut seconds.communication_exposed);
+                self.update_own_range(idx, update, &mut gradient, norms.as_mut());
+                self.send_parameters(idx, gradient)?;
+                clock.lap(|seconds| &mut seconds.optimizer);
+            }
         }
-        for (idx, slice) in self.share_gradients(slices)?.into_iter().enumerate() {
-            let mut gradient = self.own_gradient(idx, slice)?;
-            clock.lap(|seconds| &mut seconds.communication_exposed);
-            self.update_own_range(idx, update, &mut gradient);
-            self.send_parameters(idx, gradient)?;
-            clock.lap(|seconds| &mut seconds.optimizer);
-        }
-        Ok(())
+        Ok(norms)
     }
 
     /// Updates the own range of a bucket with AdamW; the new parameters take the place of the gradient.
     ///
-    /// In parts that stay in the second cache, so that parameters and gradients pass through memory once.
-    fn update_own_range(&mut self, bucket_idx: usize, update: Update, gradient: &mut ReducedSlice) {
+    /// In parts of whole blocks that stay in the second cache, so that parameters and gradients pass through memory once.
+    fn update_own_range(
+        &mut self,
+        bucket_idx: usize,
+        update: Update,
+        gradient: &mut ReducedSlice,
+        mut norms: Option<&mut Vec<f64>>,
+    ) {
+        let plan = &self.plans[bucket_idx];
         let ReducedSlice { range, bucket } = gradient;
-        for (part_idx, grads) in bucket[range.clone()].chunks_mut(UPDATE_LEN).enumerate() {
-            let first = part_idx * UPDATE_LEN;
+        for blocks in blocks_within(plan, range).chunks(UPDATE_BLOCKS) {
+            let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else { continue };
+            let part = first.offset..last.offset + last.len;
+            let grads = &mut bucket[part.clone()];
             self.params.resize(grads.len(), 0.0);
-            let elements = range.start + first..range.start + first + grads.len();
-            self.model.read_range(bucket_idx, elements, &mut self.params);
+            self.model.read_range(bucket_idx, part.clone(), &mut self.params);
             let (state, section) = (&mut self.states[bucket_idx], &self.config.optimizer);
-            update_part(state, section, update, first, &mut self.params, grads);
+            update_part(state, section, update, part.start - range.start, &mut self.params, grads);
             grads.copy_from_slice(&self.params);
+            if let Some(norms) = &mut norms {
+                norms.extend(squared_norms(plan, &part, &self.params));
+            }
         }
     }
 
@@ -358,38 +373,25 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         Ok(())
     }
 
-    /// Puts the new parameters of all ranks into the model; returns their norm if asked for.
-    pub(crate) fn gather_parameters(
-        &mut self,
-        with_norm: bool,
-        clock: &mut PhaseClock,
-    ) -> Result<Option<f64>, TrainError> {
-        let mut complete = Vec::new();
+    /// Puts the new parameters of all ranks into the model. What they leave is the memory of the next gradient.
+    pub(crate) fn gather_parameters(&mut self, clock: &mut PhaseClock) -> Result<(), TrainError> {
+        let mut complete = std::mem::take(&mut self.held_back);
         if self.is_sharded() {
-            for (idx, bucket) in self.held_back.drain(..).enumerate() {
+            for (idx, bucket) in complete.drain(..).enumerate() {
                 self.coordinator.gather_start(idx, bucket)?;
             }
-        } else {
-            complete = std::mem::take(&mut self.held_back);
         }
         let mut complete = complete.into_iter();
-        let mut squared_norm = 0.0;
-        for (idx, plan) in self.plans.iter().enumerate() {
+        for (idx, tree) in self.trees.iter_mut().enumerate() {
             let params = match complete.next() {
                 Some(params) => params,
                 None => self.coordinator.gather_finish(idx)?,
             };
             clock.lap(|seconds| &mut seconds.communication_exposed);
-            self.model.write_bucket(idx, &params);
-            if with_norm {
-                let norm_of =
-                    |block: &Block| slices::squared_norm(&params[block.offset..block.offset + block.len]);
-                squared_norm += plan.blocks().iter().map(norm_of).sum::<f64>();
-            }
-            self.trees[idx].give_back(params);
+            tree.give_back(self.model.replace_bucket(idx, params));
             clock.lap(|seconds| &mut seconds.optimizer);
         }
-        Ok(with_norm.then(|| squared_norm.sqrt()))
+        Ok(())
     }
 
     fn is_sharded(&self) -> bool {

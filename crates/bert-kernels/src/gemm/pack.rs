@@ -8,6 +8,7 @@ use crate::simd::tile::Kernel;
 use crate::simd::tile::words_of;
 use crate::simd::transpose::{Square, transpose, transpose_between};
 use crate::simd::widest;
+use crate::slices::fit;
 use rayon::prelude::*;
 
 /// Words of the shortest stretch of panels that is worth a second thread.
@@ -374,10 +375,7 @@ pub(super) fn bf16_in_upper_half(value: f32) -> u32 {
 /// Returns `matrix`, which is not transposed, with its values rounded to bf16, from `memory`.
 pub(super) fn round_rows<'m>(matrix: Matrix<'_>, memory: &'m mut Vec<f32>) -> Matrix<'m> {
     let (rows, cols) = matrix.shape();
-    if memory.len() < rows * cols {
-        memory.resize(rows * cols, 0.0);
-    }
-    let memory = &mut memory[..rows * cols];
+    let memory = fit(memory, rows * cols);
     widest(
         #[inline(always)]
         || {

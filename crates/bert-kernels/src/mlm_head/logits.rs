@@ -8,6 +8,7 @@ use super::words::Words;
 use crate::lanes::NUM_LANES;
 use crate::math::exp_non_positive;
 use crate::simd::widest;
+use crate::slices::fit;
 use rayon::prelude::*;
 
 /// Values per cache line.
@@ -56,9 +57,9 @@ impl Logits {
         let stride = num_tokens.next_multiple_of(NUM_LANES) + LINE;
         self.stride = stride;
         let (num_logits, num_sums) = (words.vocab_size() * stride, words.num_blocks() * stride);
-        self.exps.resize(self.exps.len().max(num_logits), 0.0);
-        self.factors.resize(num_sums, 0.0);
-        self.sums.resize(num_sums, 0.0);
+        fit(&mut self.exps, num_logits);
+        fit(&mut self.factors, num_sums);
+        fit(&mut self.sums, num_sums);
         let blocks_len = words.blocks_per_part() * stride;
         let sums = self.factors.par_chunks_mut(blocks_len).zip(self.sums.par_chunks_mut(blocks_len));
         let exps = self.exps[..num_logits].par_chunks_mut(words.part_len() * stride);

@@ -10,6 +10,7 @@ use crate::gemm::{LeftScratch, Matrix, PackedB, Precision, Region, compute, comp
 use crate::lanes;
 use crate::simd::widest;
 use crate::simd::window::Window;
+use crate::slices::fit;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -166,8 +167,7 @@ pub(super) fn gradients(
             let in_vocabulary = first + rows.start..first + rows.end;
             let exps = &logits.exps[rows.start * stride..rows.end * stride];
             let factors = &logits.factors[block * stride..(block + 1) * stride];
-            grads.resize(grads.len().max(exps.len()), 0.0);
-            let grads = &mut grads[..exps.len()];
+            let grads = fit(grads, exps.len());
             multiply_rows(exps, factors, grads);
             for (token, word) in task.labels_in(in_vocabulary.clone()) {
                 grads[word * stride + token] -= scale;

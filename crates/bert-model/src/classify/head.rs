@@ -7,7 +7,7 @@ use super::ClassifierConfig;
 use crate::{
     layers::{DropoutSite, Linear},
     layout::BucketLayout,
-    ops::composed,
+    ops::{composed, raw::SharedValues},
     parameters::BucketSource,
 };
 
@@ -24,7 +24,7 @@ impl ClassifierHead {
     pub(super) fn load(
         config: &ClassifierConfig,
         layout: &BucketLayout,
-        values: &[f32],
+        values: &SharedValues,
         device: &Device,
     ) -> Self {
         let mut source = BucketSource::new(layout, values, device);

@@ -50,7 +50,7 @@ fn spread_out(config: &ClassifierConfig) -> ClassifyModel {
         let mut values = vec![0.0; model.layout().buckets[idx].num_elements];
         model.read_bucket(idx, &mut values);
         values.iter_mut().for_each(|value| *value += 0.3 * stream.truncated_normal(2.0) as f32);
-        model.write_bucket(idx, &values);
+        model.replace_bucket(idx, values.clone());
     }
     model
 }
@@ -84,9 +84,9 @@ fn gradients_equal_central_differences_for_every_pooling() {
                 let mut loss_at = |shift: f32| {
                     let mut shifted = values.clone();
                     shifted[idx] += shift;
-                    model.write_bucket(bucket_idx, &shifted);
+                    model.replace_bucket(bucket_idx, shifted.clone());
                     let loss = f64::from(SCALE) * train(&model, &batch, &LABELS).0.loss_sum;
-                    model.write_bucket(bucket_idx, &values);
+                    model.replace_bucket(bucket_idx, values.clone());
                     loss
                 };
                 let expected = (loss_at(4e-3) - loss_at(-4e-3)) / 8e-3;

@@ -13,9 +13,10 @@ use bert_kernels::{
     dropout::Dropout,
     gemm::{LeftScratch, PackedB, Precision},
     residual::ResidualNorm,
+    slices::fit,
 };
 
-use super::{Activation, fit, parameters::Norm};
+use super::{Activation, parameters::Norm};
 use crate::rows::TokenRows;
 
 pub(crate) use packed::PackedLayer;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use bert_kernels::{
     dropout::Dropout,
     embeddings::{self, Embeddings, Gradients as TableGradients, Saved as LentSum, Tokens},
+    slices::fit,
 };
 use burn::{
     backend::{
@@ -109,10 +110,8 @@ pub(super) fn forward<B: Raw>(
     let (num_tokens, hidden) = (call.ids.len(), embeddings.gamma.len());
     let mut output = vec![0.0; num_tokens * hidden];
     let mut saved = std::mem::take(&mut lock(&call.workspace).spare);
-    saved.sum.resize(num_tokens * hidden, 0.0);
-    saved.mean.resize(num_tokens, 0.0);
-    saved.rstd.resize(num_tokens, 0.0);
     let SavedSum { sum, mean, rstd } = &mut saved;
+    let (sum, mean, rstd) = (fit(sum, num_tokens * hidden), fit(mean, num_tokens), fit(rstd, num_tokens));
     embeddings::forward(embeddings, call.tokens(), sum, &mut output, mean, rstd);
     (B::from_values(output, Shape::from([num_tokens, hidden])), saved)
 }
@@ -137,9 +136,9 @@ impl<B: Raw> Backward<B, 5> for EmbeddingsBackward {
         let embeddings = call.embeddings(&parameters);
         let mut workspace = lock(&call.workspace);
         let EmbeddingsWorkspace { grad, scratch, spare } = &mut *workspace;
-        grad.clear();
-        grad.extend_from_slice(B::values(&grad_output));
-        scratch.resize(grad.len(), 0.0);
+        let grad_output = B::values(&grad_output);
+        fit(grad, grad_output.len()).copy_from_slice(grad_output);
+        fit(scratch, grad.len());
         let mut bucket = call.gradients.lock();
         let (words, rest) = bucket.split_at_mut(embeddings.words.len());
         rest.fill(0.0);

@@ -6,6 +6,8 @@
 #[cfg(feature = "libtorch")]
 mod libtorch;
 
+use std::sync::Arc;
+
 use burn::{
     Tensor,
     backend::{
@@ -28,35 +30,17 @@ pub(crate) trait Raw: Backend {
     /// If the tensor is not contiguous or not `f32`.
     fn values(tensor: &FloatTensor<Self>) -> &[f32];
 
-    /// The values of a contiguous tensor, for writing; copies them first if somebody else holds the tensor.
-    ///
-    /// # Panics
-    ///
-    /// If the tensor is not contiguous or not `f32`.
-    fn values_mut(tensor: &mut FloatTensor<Self>) -> &mut [f32];
-
     /// Makes a tensor of values, row-major.
     fn from_values(values: Vec<f32>, shape: Shape) -> FloatTensor<Self>;
 }
 
 impl Raw for Flex {
     fn contiguous(tensor: FlexTensor) -> FlexTensor {
-        match tensor.as_slice::<f32>() {
-            Some(values) if values.len() == tensor.storage::<f32>().len() => tensor,
-            _ => tensor.to_contiguous(),
-        }
+        if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() }
     }
 
     fn values(tensor: &FlexTensor) -> &[f32] {
         tensor.as_slice().expect("ops make their operands contiguous f32 first")
-    }
-
-    fn values_mut(tensor: &mut FlexTensor) -> &mut [f32] {
-        assert!(
-            tensor.is_contiguous() && tensor.layout().start_offset() == 0,
-            "ops write whole tensors only"
-        );
-        tensor.storage_mut()
     }
 
     fn from_values(values: Vec<f32>, shape: Shape) -> FlexTensor {
@@ -118,18 +102,78 @@ pub(crate) fn copy_to<const D: usize>(tensor: Tensor<D>, out: &mut [f32]) {
     with_values(tensor, |values| out.copy_from_slice(values));
 }
 
-/// Replaces the values of a tensor; in place if nobody else holds it. The result is outside of autodiff.
-///
-/// # Panics
-///
-/// If the lengths differ.
-pub(crate) fn overwrite<const D: usize>(tensor: Tensor<D>, values: &[f32]) -> Tensor<D> {
-    match place_of(&tensor.device()) {
-        Place::Flex => overwrite_as::<Flex, D>(tensor, values),
-        #[cfg(feature = "libtorch")]
-        Place::LibTorch => overwrite_as::<libtorch::LibTorch, D>(tensor, values),
-        #[cfg(feature = "libtorch-cuda")]
-        Place::Elsewhere => from_values(values.to_vec(), tensor.dims(), &tensor.device()),
+/// Values of several tensors, one after another, in one piece of memory. Where the backend can, the tensors lie in it.
+pub(crate) struct SharedValues(FlexTensor);
+
+impl SharedValues {
+    /// Takes over a vector; no copy.
+    pub(crate) fn new(values: Vec<f32>) -> Self {
+        let shape = Shape::from([values.len()]);
+        Self(Flex::from_values(values, shape))
+    }
+
+    /// All values.
+    pub(crate) fn values(&self) -> &[f32] {
+        Flex::values(&self.0)
+    }
+
+    /// A tensor of the values from `start` on, outside of autodiff; it lies there where the backend can.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer values.
+    pub(crate) fn tensor<const D: usize>(
+        &self,
+        start: usize,
+        shape: [usize; D],
+        device: &Device,
+    ) -> Tensor<D> {
+        let end = start + shape.iter().product::<usize>();
+        assert!(end <= self.values().len(), "values of a tensor of shape {shape:?} from {start} on");
+        match place_of(device) {
+            Place::Flex => {
+                let shape = Shape::from(shape);
+                let strides = Layout::contiguous(shape.clone()).strides().to_vec();
+                let layout = Layout::new(shape, strides, start);
+                Tensor::from_primitive::<Flex>(FlexTensor::from_arc(self.0.data_arc(), layout, DType::F32))
+            }
+            #[cfg(feature = "libtorch")]
+            _ => from_values(self.values()[start..end].to_vec(), shape, device),
+        }
+    }
+
+    /// The memory that a tensor lies in, if that is of this kind.
+    pub(crate) fn of<const D: usize>(tensor: &Tensor<D>) -> Option<Self> {
+        match place_of(&tensor.device()) {
+            Place::Flex => Some(Self(primitive::<Flex, D>(tensor.clone()))),
+            #[cfg(feature = "libtorch")]
+            _ => None,
+        }
+    }
+
+    /// As [`SharedValues::tensor`], with the shape of `old`; what does not lie here is written to `old` itself if nobody else
+    /// holds it.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer values.
+    pub(crate) fn put<const D: usize>(&self, old: Tensor<D>, start: usize) -> Tensor<D> {
+        match place_of(&old.device()) {
+            #[cfg(feature = "libtorch")]
+            Place::LibTorch => {
+                let values = &self.values()[start..start + old.shape().num_elements()];
+                let new = libtorch::overwrite(primitive::<libtorch::LibTorch, D>(old), values);
+                Tensor::from_primitive::<libtorch::LibTorch>(new)
+            }
+            _ => self.tensor(start, old.dims(), &old.device()),
+        }
+    }
+
+    /// The whole memory as a vector, if no tensor lies in it any more; no copy.
+    pub(crate) fn into_values(self) -> Option<Vec<f32>> {
+        let memory = self.0.data_arc();
+        drop(self.0);
+        Arc::try_unwrap(memory).ok()?.try_into_vec().ok()
     }
 }
 
@@ -163,13 +207,4 @@ where
     DispatchTensor: DispatchKindConversion<B>,
 {
     read(B::values(&primitive::<B, D>(tensor)))
-}
-
-fn overwrite_as<B: Raw, const D: usize>(tensor: Tensor<D>, values: &[f32]) -> Tensor<D>
-where
-    DispatchTensor: DispatchKindConversion<B>,
-{
-    let mut primitive = primitive::<B, D>(tensor);
-    B::values_mut(&mut primitive).copy_from_slice(values);
-    Tensor::from_primitive::<B>(primitive)
 }

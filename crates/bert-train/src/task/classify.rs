@@ -268,8 +268,8 @@ impl Task for Classify {
         let Some(best) = best.filter(|_| conclusion.has_trained || !is_done) else { return Ok(Vec::new()) };
         let folder = run_dir.checkpoints().join(BEST).join("model");
         let loaded = together(coordinator, "best checkpoint", || TaskModel::read_folder(&*model, &folder))?;
-        for (idx, values) in loaded.iter().enumerate() {
-            model.write_bucket(idx, values);
+        for (idx, values) in loaded.into_iter().enumerate() {
+            model.replace_bucket(idx, values);
         }
         let mut lines = Vec::new();
         let sets = [("test", self.test.as_ref()), ("validation", Some(&self.validation))];
@@ -306,8 +306,8 @@ impl TaskModel for ClassifyModel {
         self.read_range(bucket_idx, range, out);
     }
 
-    fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]) {
-        self.write_bucket(bucket_idx, values);
+    fn replace_bucket(&mut self, bucket_idx: usize, values: Vec<f32>) -> Vec<f32> {
+        self.replace_bucket(bucket_idx, values)
     }
 
     fn train(

@@ -133,8 +133,8 @@ impl TaskModel for PretrainModel {
         self.read_range(bucket_idx, range, out);
     }
 
-    fn write_bucket(&mut self, bucket_idx: usize, values: &[f32]) {
-        self.write_bucket(bucket_idx, values);
+    fn replace_bucket(&mut self, bucket_idx: usize, values: Vec<f32>) -> Vec<f32> {
+        self.replace_bucket(bucket_idx, values)
     }
 
     fn train(

@@ -4,11 +4,11 @@ use bert_kernels::{
     attention,
     gemm::{self, Matrix},
     residual::{self, Gradients, Saved},
-    slices,
+    slices::{self, fit},
 };
 
 use super::{LayerPass, LayerWeights, LayerWorkspace, SavedLayer, SavedNorm};
-use crate::fused::{fit, split_mut};
+use crate::fused::split_mut;
 
 impl LayerPass<'_> {
     /// Writes the gradient of the input into `grad_input` and those of the parameters into `bucket`, in layout order.

@@ -4,10 +4,10 @@ use bert_kernels::{
     attention,
     gemm::{self, Matrix},
     residual::{self, ResidualNorm},
+    slices::fit,
 };
 
 use super::{LayerPass, LayerWorkspace, PackedLayer, SavedLayer, SavedNorm};
-use crate::fused::fit;
 
 impl LayerPass<'_> {
     /// Applies the layer, and keeps in `saved` what [`LayerPass::backward`] needs besides the input.

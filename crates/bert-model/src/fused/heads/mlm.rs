@@ -1,9 +1,13 @@
 //! The masked language model: a linear map with activation and LayerNorm, then the tied decoder with its loss.
 
-use bert_kernels::{gemm, layer_norm, mlm_head::MlmGradients, slices};
+use bert_kernels::{
+    gemm, layer_norm,
+    mlm_head::MlmGradients,
+    slices::{self, fit},
+};
 
 use super::{FusedHeads, HeadsBatch, gather, rows, scatter_add};
-use crate::{fused::fit, loss::CrossEntropy};
+use crate::loss::CrossEntropy;
 
 /// Memory of the pass, `[num_masked, hidden]` but for the statistics.
 #[derive(Debug, Default)]

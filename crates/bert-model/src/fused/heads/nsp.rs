@@ -2,14 +2,11 @@
 
 use bert_kernels::{
     gemm::{self, LeftScratch, PackedB, Precision},
-    slices,
+    slices::{self, fit},
 };
 
 use super::{FusedHeads, HeadsBatch, gather, rows, scatter_add};
-use crate::{
-    fused::fit,
-    loss::{CrossEntropy, cross_entropy, cross_entropy_with_gradient},
-};
+use crate::loss::{CrossEntropy, cross_entropy, cross_entropy_with_gradient};
 
 /// Memory of the pass, `[num_rows, hidden]` but for the logits, `[num_rows, 2]`.
 #[derive(Debug)]

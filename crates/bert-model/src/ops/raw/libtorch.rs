@@ -43,23 +43,29 @@ impl Raw for LibTorch {
         unsafe { slice::from_raw_parts(start, len) }
     }
 
-    #[expect(unsafe_code, reason = "libtorch hands out its memory as a pointer")]
-    fn values_mut(tensor: &mut TchTensor) -> &mut [f32] {
-        if !tensor.can_mut() {
-            *tensor = TchTensor::new(tensor.tensor.copy());
-        }
-        let (start, len) = dense_memory(tensor);
-        if len == 0 {
-            return &mut [];
-        }
-        // SAFETY: as in `values`; and no other tensor shares the memory (`can_mut`, or a fresh copy), while this one is
-        // borrowed exclusively.
-        unsafe { slice::from_raw_parts_mut(start, len) }
-    }
-
     fn from_values(values: Vec<f32>, shape: Shape) -> TchTensor {
         TchTensor::from_data::<f32>(TensorData::new(values, shape), LibTorchDevice::Cpu.into())
     }
+}
+
+/// Replaces the values of a contiguous tensor; in place if nobody else holds it.
+///
+/// # Panics
+///
+/// If the lengths differ.
+#[expect(unsafe_code, reason = "libtorch hands out its memory as a pointer")]
+pub(super) fn overwrite(mut tensor: TchTensor, values: &[f32]) -> TchTensor {
+    if !tensor.can_mut() {
+        tensor = TchTensor::new(tensor.tensor.copy());
+    }
+    let (start, len) = dense_memory(&tensor);
+    assert_eq!(len, values.len(), "values for every place of a tensor");
+    if len > 0 {
+        // SAFETY: as in `Raw::values`; and no other tensor shares the memory (`can_mut`, or a fresh copy), while this one
+        // is owned here.
+        unsafe { slice::from_raw_parts_mut(start, len) }.copy_from_slice(values);
+    }
+    tensor
 }
 
 /// Start and length of a tensor's memory.

@@ -1,0 +1,121 @@
+//! An allocator that asks for huge pages below large allocations, and keeps what is freed.
+//!
+//! A training step streams through parameters, moments and gradients of hundreds of megabytes. On pages of 4 KB the
+//! processor spends a part of that time on page tables, most of all in virtual machines, which have two of them; and the
+//! first touch of every page is a fault. Linux gives pages of 2 MB to those who ask (`madvise`, the setting of most
+//! distributions), PyTorch and glibc do not ask by default. In every other respect this is the allocator of the system.
+
+#![allow(unsafe_code, reason = "an allocator is called with raw memory")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+
+/// The allocator; a program states it as its `#[global_allocator]`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HugePages;
+
+/// Bytes of a huge page of x86-64, and of Arm with pages of 4 KB; elsewhere the advice is of no use and does no harm.
+const HUGE_PAGE_LEN: usize = 2 << 20;
+
+// SAFETY: every call goes to the system's allocator unchanged, and every result comes from it unchanged.
+unsafe impl GlobalAlloc for HugePages {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises are those that `System` asks for.
+        advise(unsafe { System.alloc(layout) }, layout.size())
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        advise(unsafe { System.alloc_zeroed(layout) }, layout.size())
+    }
+
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: as above; `start` came from `System`.
+        advise(unsafe { System.realloc(start, layout, new_size) }, new_size)
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: as above; `start` came from `System`.
+        unsafe { System.dealloc(start, layout) }
+    }
+}
+
+/// Asks for huge pages where whole ones lie inside of an allocation; returns its start.
+fn advise(start: *mut u8, len: usize) -> *mut u8 {
+    let skipped = start.align_offset(HUGE_PAGE_LEN);
+    if cfg!(target_os = "linux") && !start.is_null() && skipped < len {
+        let whole_len = (len - skipped) / HUGE_PAGE_LEN * HUGE_PAGE_LEN;
+        if whole_len > 0 {
+            // SAFETY: these pages lie inside of the allocation, which was just made. The advice changes neither their
+            // contents nor who may touch them. It may be refused: then the pages stay small.
+            unsafe { libc::madvise(start.wrapping_add(skipped).cast(), whole_len, libc::MADV_HUGEPAGE) };
+        }
+    }
+    start
+}
+
+/// Tells glibc to keep what is freed for the next step, where it would give it back to the system and fault it in again,
+/// page by page: what lies above its threshold at once, and the end of the heap when enough of it is free. It adapts both
+/// to what a program frees, so whether a step is spared was a matter of the order in which buffers grew.
+///
+/// For other libraries of C, and other systems, this does nothing.
+pub fn keep_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        /// The largest value that glibc takes.
+        const MMAP_THRESHOLD: libc::c_int = 32 << 20;
+        // SAFETY: mallopt may be called at any time and takes plain numbers; a refusal leaves what was.
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Kilobytes of huge pages that this process has.
+    fn huge_kilobytes() -> u64 {
+        let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("AnonHugePages:"));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+    }
+
+    #[test]
+    fn large_allocations_get_huge_pages_where_the_system_has_them() {
+        let setting = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+        if !["[madvise]", "[always]"].iter().any(|on| setting.contains(on)) {
+            println!("skipped: this system gives no huge pages: {setting}");
+            return;
+        }
+        let layout = Layout::from_size_align(32 * HUGE_PAGE_LEN, 64).unwrap();
+        let before = huge_kilobytes();
+        // SAFETY: the size is not 0, and the memory is used within it and given back once.
+        unsafe {
+            let start = HugePages.alloc(layout);
+            assert!(!start.is_null());
+            start.write_bytes(1, layout.size());
+            let gained = huge_kilobytes().saturating_sub(before);
+            assert!(gained >= 16 * (HUGE_PAGE_LEN as u64 >> 10), "{gained} kB of huge pages");
+            HugePages.dealloc(start, layout);
+        }
+    }
+
+    #[test]
+    fn memory_keeps_its_contents_as_it_grows() {
+        let layout = Layout::from_size_align(100, 4).unwrap();
+        // SAFETY: sizes are not 0, and the memory is used within them and given back once, with its last layout.
+        unsafe {
+            let start = HugePages.alloc_zeroed(layout);
+            assert_eq!(start.add(99).read(), 0);
+            start.add(99).write(7);
+            let start = HugePages.realloc(start, layout, 3 * HUGE_PAGE_LEN);
+            assert_eq!([start.read(), start.add(99).read()], [0, 7]);
+            start.add(3 * HUGE_PAGE_LEN - 1).write(1);
+            HugePages.dealloc(start, Layout::from_size_align(3 * HUGE_PAGE_LEN, 4).unwrap());
+        }
+    }
+}
