@@ -31,16 +31,18 @@ pub struct AdamWStep {
     pub grad_scale: f32,
 }
 
-/// Updates parameters and moments in place:
-/// `p -= lr * (m / (sqrt(v) + epsilon) + weight_decay * p)` with the moments corrected if asked.
+/// Updates moments in place, and writes new parameters where the gradients were:
+/// `p - lr * (m / (sqrt(v) + epsilon) + weight_decay * p)` with the moments corrected if asked.
+///
+/// Memory is what bounds a step: so nothing is written that need not be, and parameters may lie where others read them.
 ///
 /// # Panics
 ///
 /// If the four lengths differ or the step of the bias correction is 0.
 pub fn step(
     s: &AdamWStep,
-    params: &mut [f32],
-    grads: &[f32],
+    params: &[f32],
+    grads: &mut [f32],
     first_moment: &mut [f32],
     second_moment: &mut [f32],
 ) {
@@ -57,8 +59,8 @@ pub fn step(
         return step_chunk(rule, params, grads, first_moment, second_moment);
     }
     let chunks = params
-        .par_chunks_mut(PARALLEL_CHUNK_LEN)
-        .zip(grads.par_chunks(PARALLEL_CHUNK_LEN))
+        .par_chunks(PARALLEL_CHUNK_LEN)
+        .zip(grads.par_chunks_mut(PARALLEL_CHUNK_LEN))
         .zip(first_moment.par_chunks_mut(PARALLEL_CHUNK_LEN))
         .zip(second_moment.par_chunks_mut(PARALLEL_CHUNK_LEN));
     chunks.for_each(|(((p, g), m), v)| step_chunk(rule, p, g, m, v));
@@ -66,8 +68,8 @@ pub fn step(
 
 fn step_chunk(
     rule: Rule,
-    params: &mut [f32],
-    grads: &[f32],
+    params: &[f32],
+    grads: &mut [f32],
     first_moment: &mut [f32],
     second_moment: &mut [f32],
 ) {
@@ -75,8 +77,8 @@ fn step_chunk(
         #[inline(always)]
         || {
             let moments = first_moment.iter_mut().zip(second_moment);
-            for ((p, g), (m, v)) in params.iter_mut().zip(grads).zip(moments) {
-                rule.apply(p, *g, m, v);
+            for ((p, g), (m, v)) in params.iter().zip(grads).zip(moments) {
+                *g = rule.apply(*p, *g, m, v);
             }
         },
     );
@@ -118,12 +120,12 @@ impl Rule {
     }
 
     #[inline(always)]
-    fn apply(&self, p: &mut f32, grad: f32, m: &mut f32, v: &mut f32) {
+    fn apply(&self, p: f32, grad: f32, m: &mut f32, v: &mut f32) -> f32 {
         let grad = grad * self.grad_scale;
         *m = self.beta1 * *m + self.one_minus_beta1 * grad;
         *v = self.beta2 * *v + self.one_minus_beta2 * (grad * grad);
         let denominator = v.sqrt() * self.root_scale + self.epsilon;
-        *p -= self.decay * *p + self.step_size * *m / denominator;
+        p - (self.decay * p + self.step_size * *m / denominator)
     }
 }
 
@@ -144,7 +146,7 @@ pub(crate) fn power(mut base: f64, mut exponent: u64) -> f64 {
 pub mod reference {
     use super::AdamWStep;
 
-    /// See [`super::step`].
+    /// See [`super::step`]; the new parameters replace the old ones.
     pub fn step(s: &AdamWStep, params: &mut [f32], grads: &[f32], first: &mut [f32], second: &mut [f32]) {
         let (beta1, beta2) = (s.beta1, s.beta2);
         for i in 0..params.len() {

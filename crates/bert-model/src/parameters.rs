@@ -45,12 +45,37 @@ impl<'a> BucketSource<'a> {
     }
 }
 
+/// Lends a range of the parameters of a module, counted over all of them: where they lie, or else a copy.
+///
+/// # Panics
+///
+/// If the module ends before the range does.
+pub(crate) fn with_range<M: Module, R>(module: &M, range: Range<usize>, read: impl FnOnce(&[f32]) -> R) -> R {
+    struct Finder(Option<SharedValues>);
+
+    impl ModuleVisitor for Finder {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0 = self.0.take().or_else(|| SharedValues::of(&param.val()));
+        }
+    }
+
+    let mut finder = Finder(None);
+    module.visit(&mut finder);
+    // Every module is built over one piece of memory, and moves to another one as a whole.
+    if let Some(bucket) = finder.0 {
+        return read(&bucket.values()[range]);
+    }
+    let mut copy = vec![0.0; range.len()];
+    copy_range(module, range, &mut copy);
+    read(&copy)
+}
+
 /// Copies a range of the parameters of a module, counted over all of them, to `out`.
 ///
 /// # Panics
 ///
 /// If the module ends before the range does, or `out` is not as long as the range.
-pub(crate) fn read<M: Module>(module: &M, range: Range<usize>, out: &mut [f32]) {
+fn copy_range<M: Module>(module: &M, range: Range<usize>, out: &mut [f32]) {
     struct Reader<'a> {
         range: Range<usize>,
         out: &'a mut [f32],

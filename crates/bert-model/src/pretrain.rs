@@ -112,13 +112,13 @@ impl PretrainModel {
         self.stages.read_bucket(bucket_idx, out);
     }
 
-    /// Copies a range of a bucket, counted in layout order, to `out`.
+    /// Lends a range of a bucket, counted in layout order: where it lies, or else a copy.
     ///
     /// # Panics
     ///
-    /// If there is no such range or `out` is not as long as it.
-    pub fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]) {
-        self.stages.read_range(bucket_idx, range, out);
+    /// If there is no such range.
+    pub fn with_range<R>(&self, bucket_idx: usize, range: Range<usize>, read: impl FnOnce(&[f32]) -> R) -> R {
+        self.stages.with_range(bucket_idx, range, read)
     }
 
     /// Replaces the parameters of a bucket, in layout order. Returns memory of any length and content that is not needed any

@@ -131,19 +131,25 @@ impl<Last: Module> Stages<Last> {
     ///
     /// If there is no such bucket or `out` is not as long as the bucket.
     pub(crate) fn read_bucket(&self, bucket_idx: usize, out: &mut [f32]) {
-        self.read_range(bucket_idx, 0..self.layout.buckets[bucket_idx].num_elements, out);
+        let all = 0..self.layout.buckets[bucket_idx].num_elements;
+        self.with_range(bucket_idx, all, |values| out.copy_from_slice(values));
     }
 
-    /// Copies a range of a bucket to `out`.
+    /// Lends a range of a bucket.
     ///
     /// # Panics
     ///
-    /// If there is no such range or `out` is not as long as it.
-    pub(crate) fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]) {
+    /// If there is no such range.
+    pub(crate) fn with_range<R>(
+        &self,
+        bucket_idx: usize,
+        range: Range<usize>,
+        read: impl FnOnce(&[f32]) -> R,
+    ) -> R {
         match self.stage(bucket_idx) {
-            Stage::Last => parameters::read(&self.last, range, out),
-            Stage::Layer(layer_idx) => parameters::read(&self.layers[layer_idx], range, out),
-            Stage::Embeddings => parameters::read(&self.embeddings, range, out),
+            Stage::Last => parameters::with_range(&self.last, range, read),
+            Stage::Layer(layer_idx) => parameters::with_range(&self.layers[layer_idx], range, read),
+            Stage::Embeddings => parameters::with_range(&self.embeddings, range, read),
         }
     }
 

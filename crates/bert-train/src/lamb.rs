@@ -42,7 +42,7 @@ impl<M: TaskModel> Trainer<'_, M> {
             let own_range = self.states[idx].range.clone();
             // The gradient is not needed any more.
             let params = &mut gradient.bucket[own_range.clone()];
-            self.model.read_range(idx, own_range.clone(), params);
+            self.model.with_range(idx, own_range.clone(), |old| params.copy_from_slice(old));
             for (spec, ratio) in self.layout.buckets[idx].parameters.iter().zip(ratios) {
                 let part = own_part(spec, &own_range);
                 let step_size = update.learning_rate * ratio;
@@ -59,9 +59,7 @@ impl<M: TaskModel> Trainer<'_, M> {
 
     fn own_params(&self, bucket_idx: usize) -> Vec<f32> {
         let range = self.states[bucket_idx].range.clone();
-        let mut params = vec![0.0; range.len()];
-        self.model.read_range(bucket_idx, range, &mut params);
-        params
+        self.model.with_range(bucket_idx, range, <[f32]>::to_vec)
     }
 
     /// Moves the moments of the own range of a bucket and returns its update before the trust ratio.

@@ -66,7 +66,8 @@ pub struct Update {
     pub clip_factor: f32,
 }
 
-/// Updates `params` in place from `grads`; both are the part of the own range that begins at its element `first`.
+/// Puts new parameters in the place of `grads`; those and `params` are the part of the own range that begins at its element
+/// `first`.
 ///
 /// # Panics
 ///
@@ -76,8 +77,8 @@ pub fn update_part(
     section: &OptimizerSection,
     update: Update,
     first: usize,
-    params: &mut [f32],
-    grads: &[f32],
+    params: &[f32],
+    grads: &mut [f32],
 ) {
     assert_eq!(params.len(), grads.len(), "a gradient for every parameter");
     let end = first + params.len();
@@ -98,8 +99,8 @@ pub fn update_part(
         };
         adamw::step(
             &rule,
-            &mut params[from - first..to - first],
-            &grads[from - first..to - first],
+            &params[from - first..to - first],
+            &mut grads[from - first..to - first],
             &mut state.first_moment[from..to],
             &mut state.second_moment[from..to],
         );
@@ -158,22 +159,16 @@ mod tests {
     fn pieces_update_like_the_whole() {
         let update = Update { learning_rate: 1e-2, step: 1, clip_factor: 0.5 };
         let grads: Vec<f32> = (0..10).map(|idx| idx as f32 * 0.1 - 0.4).collect();
-        let mut whole: Vec<f32> = (0..10).map(|idx| 1.0 - idx as f32).collect();
-        let mut pieces = whole.clone();
-        update_part(&mut BucketState::new(&bucket(), 0..10), &section(), update, 0, &mut whole, &grads);
+        let params: Vec<f32> = (0..10).map(|idx| 1.0 - idx as f32).collect();
+        let (mut whole, mut pieces) = (grads.clone(), grads);
+        update_part(&mut BucketState::new(&bucket(), 0..10), &section(), update, 0, &params, &mut whole);
         for range in [0..4, 4..9, 9..10] {
             let mut state = BucketState::new(&bucket(), range.clone());
             for idx in range.clone() {
                 let element = idx..idx + 1;
                 let first = idx - range.start;
-                update_part(
-                    &mut state,
-                    &section(),
-                    update,
-                    first,
-                    &mut pieces[element.clone()],
-                    &grads[element],
-                );
+                let (params, place) = (&params[element.clone()], &mut pieces[element]);
+                update_part(&mut state, &section(), update, first, params, place);
             }
         }
         assert_eq!(whole, pieces);

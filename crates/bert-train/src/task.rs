@@ -38,8 +38,8 @@ pub trait TaskModel: Send + Sync {
     /// Copies the parameters of a bucket to `out`, in layout order.
     fn read_bucket(&self, bucket_idx: usize, out: &mut [f32]);
 
-    /// Copies a range of a bucket, counted in layout order, to `out`.
-    fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]);
+    /// Lends a range of a bucket, counted in layout order.
+    fn with_range<R>(&self, bucket_idx: usize, range: Range<usize>, read: impl FnOnce(&[f32]) -> R) -> R;
 
     /// Replaces the parameters of a bucket, in layout order. Returns memory of any length and content that is not needed any
     /// more, for the next gradient.

@@ -33,8 +33,6 @@ pub struct Trainer<'a, M> {
     /// Optimizer state of the own range of each bucket.
     pub states: Vec<BucketState>,
     trees: Vec<SlotTree>,
-    /// Room for parameters that are being updated.
-    params: Vec<f32>,
     /// Buckets with new parameters that wait until all are updated: without overlap, and where every rank updates all.
     held_back: Vec<Vec<f32>>,
     prefetcher: Prefetcher,
@@ -112,7 +110,6 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
             plans,
             states,
             trees,
-            params: Vec::new(),
             held_back: Vec::new(),
             prefetcher,
             ready: None,
@@ -323,14 +320,13 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
         for blocks in blocks_within(plan, range).chunks(UPDATE_BLOCKS) {
             let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else { continue };
             let part = first.offset..last.offset + last.len;
-            let grads = &mut bucket[part.clone()];
-            self.params.resize(grads.len(), 0.0);
-            self.model.read_range(bucket_idx, part.clone(), &mut self.params);
+            let (grads, start) = (&mut bucket[part.clone()], part.start - range.start);
             let (state, section) = (&mut self.states[bucket_idx], &self.config.optimizer);
-            update_part(state, section, update, part.start - range.start, &mut self.params, grads);
-            grads.copy_from_slice(&self.params);
+            self.model.with_range(bucket_idx, part.clone(), |params| {
+                update_part(state, section, update, start, params, grads);
+            });
             if let Some(norms) = &mut norms {
-                norms.extend(squared_norms(plan, &part, &self.params));
+                norms.extend(squared_norms(plan, &part, &bucket[part.clone()]));
             }
         }
     }

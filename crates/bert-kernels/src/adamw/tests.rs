@@ -25,6 +25,13 @@ const PARAMS: [f32; 4] = [0.5, -0.25, 1.5, 0.007_812_5];
 const GRADS: [[f32; 4]; 3] =
     [[0.125, -2.0, 0.000_976_562_5, 0.5], [0.25, 1.0, -0.001_953_125, 0.5], [-0.5, 0.75, 0.5, 0.5]];
 
+/// [`super::step`] with new parameters where the old ones were.
+fn step(rule: &AdamWStep, params: &mut [f32], grads: &[f32], first: &mut [f32], second: &mut [f32]) {
+    let mut places = grads.to_vec();
+    super::step(rule, params, &mut places, first, second);
+    params.copy_from_slice(&places);
+}
+
 /// Three steps of rounding to f32 on values up to 1.5.
 const TOLERANCE: f64 = 4e-7;
 

@@ -114,7 +114,7 @@ impl SharedValues {
 
     /// All values.
     pub(crate) fn values(&self) -> &[f32] {
-        Flex::values(&self.0)
+        self.0.storage()
     }
 
     /// A tensor of the values from `start` on, outside of autodiff; it lies there where the backend can.

@@ -302,8 +302,8 @@ impl TaskModel for ClassifyModel {
         self.read_bucket(bucket_idx, out);
     }
 
-    fn read_range(&self, bucket_idx: usize, range: Range<usize>, out: &mut [f32]) {
-        self.read_range(bucket_idx, range, out);
+    fn with_range<R>(&self, bucket_idx: usize, range: Range<usize>, read: impl FnOnce(&[f32]) -> R) -> R {
+        self.with_range(bucket_idx, range, read)
     }
 
     fn replace_bucket(&mut self, bucket_idx: usize, values: Vec<f32>) -> Vec<f32> {
