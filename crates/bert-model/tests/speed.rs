@@ -14,9 +14,9 @@ use bert_random::{Key, Purpose};
 use std::hint::black_box;
 use timing::rate;
 
-/// Undisturbed, fused passes over this batch are 2.2 to 2.6 times as fast: half of its positions are padding, on which they do
+/// Undisturbed, fused passes over this batch are 2.1 to 2.3 times as fast: half of its positions are padding, on which they do
 /// no work, and on the rest they are 1.4 times as fast. Whatever loses one of the two falls below this.
-const FLOOR: f64 = 1.6;
+const FLOOR: f64 = 1.5;
 const NUM_ATTEMPTS: usize = 8;
 
 const NUM_ROWS: usize = 8;
@@ -81,7 +81,7 @@ fn passes(model: &PretrainModel, sink: &mut Reused) -> f64 {
     let scale = LossScale { mlm: 1.0 / mlm_labels.len() as f32, nsp: 1.0 / NUM_ROWS as f32 };
     rate(|| {
         let key = Key::new(1, Purpose::Dropout).with(1).with(0);
-        black_box(model.train_micro_batch(&batch, key, scale, sink).unwrap());
+        black_box(model.train_micro_batch(&batch, key, scale, sink).expect("the batch fits the model"));
         1
     })
 }
