@@ -341,8 +341,8 @@ fn freezes() {
 
 fn freezes_in_the_midst(delay: Duration) {
     let mut comm = MpiCommunicator::init().unwrap();
-    comm.configure(Duration::from_secs(2), Arc::default());
     comm.barrier("all here").unwrap();
+    comm.configure(Duration::from_secs(3), Arc::default());
     let num_ranks = comm.world().num_ranks();
     if comm.world().rank() == 0 {
         thread::spawn(move || {

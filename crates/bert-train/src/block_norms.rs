@@ -92,3 +92,23 @@ impl<M: TaskModel> Trainer<'_, M> {
         Ok(self.plans.iter().map(of_bucket).sum::<f64>().sqrt())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_have_the_norms_of_the_whole() {
+        let plan = BucketPlan::from_tensor_lens(&[40_000, 5, 20_000]);
+        let values: Vec<f32> = (0..60_005).map(|idx| (idx % 113) as f32 - 50.0).collect();
+        let whole: Vec<f64> = squared_norms(&plan, &(0..60_005), &values).collect();
+        assert_eq!(whole.len(), plan.blocks().len());
+        let parts: Vec<f64> = (0..3)
+            .map(|rank| plan.slice_of_rank(rank, 3))
+            .flat_map(|range| squared_norms(&plan, &range, &values[range.clone()]).collect::<Vec<_>>())
+            .collect();
+        assert_eq!(parts, whole);
+        assert_eq!(blocks_within(&plan, &(40_000..40_005)), [Block { offset: 40_000, len: 5 }]);
+        assert!(blocks_within(&plan, &(60_005..60_005)).is_empty());
+    }
+}
