@@ -85,9 +85,13 @@ impl BucketPlan {
     ///
     /// If `rank >= num_ranks`.
     pub fn blocks_of_rank(&self, rank: usize, num_ranks: usize) -> &[Block] {
-        let slice = self.slice_of_rank(rank, num_ranks);
+        self.blocks_within(&self.slice_of_rank(rank, num_ranks))
+    }
+
+    /// Returns the blocks of a range whose ends are ends of blocks.
+    pub fn blocks_within(&self, range: &Range<usize>) -> &[Block] {
         let index = |border| self.blocks.partition_point(|block| block.offset < border);
-        &self.blocks[index(slice.start)..index(slice.end)]
+        &self.blocks[index(range.start)..index(range.end)]
     }
 
     /// A stable 64-bit hash of the cut.

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use bert_coordinator::{Block, BucketPlan, ReducedSlice};
+use bert_coordinator::{BucketPlan, ReducedSlice};
 use bert_kernels::slices::squared_norm;
 
 use crate::{config::OptimizerState, error::TrainError, task::TaskModel, trainer::Trainer};
@@ -16,16 +16,10 @@ pub(crate) fn squared_norms<'a>(
     range: &'a Range<usize>,
     values: &'a [f32],
 ) -> impl Iterator<Item = f64> + 'a {
-    blocks_within(plan, range).iter().map(|block| {
+    plan.blocks_within(range).iter().map(|block| {
         let start = block.offset - range.start;
         squared_norm(&values[start..start + block.len])
     })
-}
-
-/// The blocks of a range whose ends are ends of blocks.
-pub(crate) fn blocks_within<'a>(plan: &'a BucketPlan, range: &Range<usize>) -> &'a [Block] {
-    let index = |border| plan.blocks().partition_point(|block| block.offset < border);
-    &plan.blocks()[index(range.start)..index(range.end)]
 }
 
 impl<M: TaskModel> Trainer<'_, M> {
@@ -37,9 +31,9 @@ impl<M: TaskModel> Trainer<'_, M> {
 
     /// From the norms of each rank's own blocks to those of all blocks, bucket by bucket, in block order; a rank that gave
     /// fewer has none to give.
-    pub(crate) fn in_block_order<T: Copy>(&self, per_rank: &[Vec<T>]) -> Vec<T> {
+    pub(crate) fn in_block_order<T: Copy>(&self, per_rank: &[&[T]]) -> Vec<T> {
         let num_ranks = per_rank.len();
-        let mut rest: Vec<&[T]> = per_rank.iter().map(Vec::as_slice).collect();
+        let mut rest = per_rank.to_vec();
         let mut norms = Vec::new();
         for plan in &self.plans {
             for (rank, rest) in rest.iter_mut().enumerate() {
@@ -71,7 +65,8 @@ impl<M: TaskModel> Trainer<'_, M> {
             let numbers: Vec<f64> = bytes.as_chunks::<8>().0.iter().map(number).collect();
             numbers.as_chunks::<N>().0.to_vec()
         };
-        let norms = self.in_block_order(&gathered.iter().map(of_rank).collect::<Vec<_>>());
+        let per_rank: Vec<_> = gathered.iter().map(of_rank).collect();
+        let norms = self.in_block_order(&per_rank.iter().map(Vec::as_slice).collect::<Vec<_>>());
         let num_blocks: usize = self.plans.iter().map(|plan| plan.blocks().len()).sum();
         if norms.len() != num_blocks {
             let message = format!("the ranks sent norms of {} blocks, there are {num_blocks}", norms.len());
@@ -95,6 +90,8 @@ impl<M: TaskModel> Trainer<'_, M> {
 
 #[cfg(test)]
 mod tests {
+    use bert_coordinator::Block;
+
     use super::*;
 
     #[test]
@@ -108,7 +105,7 @@ mod tests {
             .flat_map(|range| squared_norms(&plan, &range, &values[range.clone()]).collect::<Vec<_>>())
             .collect();
         assert_eq!(parts, whole);
-        assert_eq!(blocks_within(&plan, &(40_000..40_005)), [Block { offset: 40_000, len: 5 }]);
-        assert!(blocks_within(&plan, &(60_005..60_005)).is_empty());
+        assert_eq!(plan.blocks_within(&(40_000..40_005)), [Block { offset: 40_000, len: 5 }]);
+        assert!(plan.blocks_within(&(60_005..60_005)).is_empty());
     }
 }

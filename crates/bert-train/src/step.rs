@@ -74,7 +74,7 @@ impl<M: TaskModel> Trainer<'_, M> {
         let words = self.exchange(&word)?;
         clock.lap(|seconds| &mut seconds.communication_exposed);
 
-        let per_rank: Vec<Vec<f64>> = words.iter().map(|word| word.block_norms.clone()).collect();
+        let per_rank: Vec<&[f64]> = words.iter().map(|word| word.block_norms.as_slice()).collect();
         let block_norms = self.in_block_order(&per_rank);
         let verdict = Verdict::of(step, &words, &block_norms, &self.block_names());
         self.locate(verdict, &batches)?.into_result()?;

@@ -8,7 +8,7 @@ use bert_model::{GradientSink, ParameterLayout};
 use bert_random::{Key, Purpose};
 
 use crate::{
-    block_norms::{blocks_within, squared_norms},
+    block_norms::squared_norms,
     config::{Config, OptimizerKind, OptimizerState},
     control::{BatchCounts, ControlWord, PhaseSeconds, sum_counts},
     error::TrainError,
@@ -317,7 +317,7 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
     ) {
         let plan = &self.plans[bucket_idx];
         let ReducedSlice { range, bucket } = gradient;
-        for blocks in blocks_within(plan, range).chunks(UPDATE_BLOCKS) {
+        for blocks in plan.blocks_within(range).chunks(UPDATE_BLOCKS) {
             let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else { continue };
             let part = first.offset..last.offset + last.len;
             let (grads, start) = (&mut bucket[part.clone()], part.start - range.start);
