@@ -8,8 +8,8 @@
 //! Papers: [Adam, Kingma and Ba, 2015](https://arxiv.org/abs/1412.6980),
 //! [Decoupled Weight Decay Regularization, Loshchilov and Hutter, 2019](https://arxiv.org/abs/1711.05101).
 
-use crate::PARALLEL_CHUNK_LEN;
 use crate::simd::widest;
+use crate::threads::{OverThreads, PARALLEL_CHUNK_LEN};
 use rayon::prelude::*;
 
 /// The values of one AdamW step, alike for all elements of a slice.
@@ -63,7 +63,7 @@ pub fn step(
         .zip(grads.par_chunks_mut(PARALLEL_CHUNK_LEN))
         .zip(first_moment.par_chunks_mut(PARALLEL_CHUNK_LEN))
         .zip(second_moment.par_chunks_mut(PARALLEL_CHUNK_LEN));
-    chunks.for_each(|(((p, g), m), v)| step_chunk(rule, p, g, m, v));
+    chunks.over_threads().for_each(|(((p, g), m), v)| step_chunk(rule, p, g, m, v));
 }
 
 fn step_chunk(

@@ -16,6 +16,7 @@ pub use backward::backward;
 use crate::dropout::Dropout;
 use crate::gemm::{Matrix, Precision, Region, compute, compute_then};
 use crate::simd::window::{Window, fetch};
+use crate::threads::OverThreads;
 use rayon::prelude::*;
 use scratch::{Factors, Scratch, with_scratch};
 
@@ -242,11 +243,7 @@ impl<'a> Attention<'a> {
 }
 
 fn for_each<T: Send>(work: Vec<T>, job: impl Fn(T) + Send + Sync) {
-    if rayon::current_num_threads() == 1 {
-        work.into_iter().for_each(job);
-    } else {
-        work.into_par_iter().with_max_len(1).for_each(job);
-    }
+    work.into_par_iter().with_max_len(1).over_threads().for_each(job);
 }
 
 /// The same results by the plainest loops, in f64.

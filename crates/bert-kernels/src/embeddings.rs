@@ -8,6 +8,7 @@ use crate::dropout::{self, Dropout};
 pub use crate::layer_norm::Saved;
 use crate::layer_norm::{self, NUM_BLOCK_ROWS, forward_row};
 use crate::simd::widest;
+use crate::threads::{OverThreads, join};
 use rayon::prelude::*;
 
 /// The tokens of a batch; all slices are `[num_tokens]`.
@@ -82,6 +83,7 @@ pub fn forward(
         .zip(out.par_chunks_mut(block_len))
         .zip(mean.par_chunks_mut(NUM_BLOCK_ROWS).zip(rstd.par_chunks_mut(NUM_BLOCK_ROWS)))
         .enumerate()
+        .over_threads()
         .for_each(|(block_idx, ((sum, out), (mean, rstd)))| {
             let rows = sum.chunks_exact_mut(row_len).zip(out.chunks_exact_mut(row_len));
             for (i, ((sum, out), (mean, rstd))) in rows.zip(mean.iter_mut().zip(rstd)).enumerate() {
@@ -116,14 +118,14 @@ pub fn backward(
     assert_eq!([words.len(), types.len(), positions.len()], tables, "a gradient per row of each table");
     let row_len = embeddings.gamma.len();
     let rows = scratch.par_chunks_exact_mut(row_len).zip(grad_out.par_chunks_exact(row_len));
-    rows.zip(tokens.places).for_each(|((scratch, grad_out), place)| {
+    rows.zip(tokens.places).over_threads().for_each(|((scratch, grad_out), place)| {
         scratch.copy_from_slice(grad_out);
         dropout::drop_row(embeddings.dropout, *place as u64, row_len, scratch);
     });
     let (mean, rstd) = (saved.mean, saved.rstd);
     layer_norm::backward(scratch, saved.sum, embeddings.gamma, mean, rstd, grad_out, gamma, beta);
     let grads = &*grad_out;
-    rayon::join(
+    join(
         || add_rows(words, row_len, grads, tokens.ids.iter().map(|id| *id as usize)),
         || {
             add_rows(positions, row_len, grads, tokens.positions.iter().map(|position| *position as usize));

@@ -3,9 +3,9 @@
 //! Owns the function and its derivative over flat slices. Element-wise, so threads never show.
 //! Paper: [Gaussian Error Linear Units, Hendrycks and Gimpel, 2016](https://arxiv.org/abs/1606.08415).
 
-use crate::PARALLEL_CHUNK_LEN;
 use crate::math::{erf, exp_non_positive};
 use crate::simd::widest;
+use crate::threads::{OverThreads, PARALLEL_CHUNK_LEN};
 use rayon::prelude::*;
 use std::f32::consts::FRAC_1_SQRT_2;
 
@@ -69,7 +69,7 @@ fn map(x: &[f32], out: &mut [f32], function: impl Fn(f32, f32) -> f32) {
 pub fn forward(form: GeluForm, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "GELU needs an output as long as its input");
     let chunks = out.par_chunks_mut(PARALLEL_CHUNK_LEN).zip(x.par_chunks(PARALLEL_CHUNK_LEN));
-    chunks.for_each(|(out, x)| {
+    chunks.over_threads().for_each(|(out, x)| {
         widest(
             #[inline(always)]
             || form.write(x, out),
@@ -89,7 +89,7 @@ pub fn forward(form: GeluForm, x: &[f32], out: &mut [f32]) {
 pub fn backward(form: GeluForm, x: &[f32], gradient: &mut [f32]) {
     assert_eq!(x.len(), gradient.len(), "GELU needs a gradient as long as its input");
     let chunks = gradient.par_chunks_mut(PARALLEL_CHUNK_LEN).zip(x.par_chunks(PARALLEL_CHUNK_LEN));
-    chunks.for_each(|(gradient, x)| {
+    chunks.over_threads().for_each(|(gradient, x)| {
         widest(
             #[inline(always)]
             || form.multiply_by_derivative(x, gradient),

@@ -7,6 +7,7 @@
 
 use crate::lanes::{self, NUM_LANES, fold};
 use crate::simd::widest;
+use crate::threads::OverThreads;
 use rayon::prelude::*;
 
 /// Rows whose gradients of gamma and beta are summed before the blocks are. Part of the result's bits.
@@ -51,6 +52,7 @@ pub fn forward(
         .zip(out.par_chunks_mut(block_len))
         .zip(mean.par_chunks_mut(NUM_BLOCK_ROWS))
         .zip(rstd.par_chunks_mut(NUM_BLOCK_ROWS))
+        .over_threads()
         .for_each(|(((x, out), mean), rstd)| forward_block(x, gamma, beta, eps, out, mean, rstd));
 }
 
@@ -124,6 +126,7 @@ pub fn backward(
         .par_chunks_mut(2 * row_len)
         .zip(grad_x.par_chunks_mut(NUM_BLOCK_ROWS * row_len))
         .enumerate()
+        .over_threads()
         .for_each(|(block_idx, (partial, grad_x))| {
             let rows = block_idx * NUM_BLOCK_ROWS..mean.len().min((block_idx + 1) * NUM_BLOCK_ROWS);
             let elements = rows.start * row_len..rows.end * row_len;

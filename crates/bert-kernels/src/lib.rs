@@ -24,6 +24,4 @@ pub mod mlm_head;
 pub mod residual;
 mod simd;
 pub mod slices;
-
-/// Elements that one thread takes at a time; shorter slices are not worth waking a second thread.
-const PARALLEL_CHUNK_LEN: usize = 16 * 1024;
+mod threads;

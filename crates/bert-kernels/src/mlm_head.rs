@@ -11,6 +11,7 @@ mod words;
 
 use crate::gemm::{self, LeftScratch, Matrix, PackedB, Precision};
 use crate::slices::{add_assign, fit};
+use crate::threads::OverThreads;
 use logits::{Logits, Losses};
 use rayon::prelude::*;
 use words::Words;
@@ -160,8 +161,8 @@ impl MlmHead {
         let Self { precision, hidden_turned, hidden, .. } = self;
         let task = Task { precision: *precision, table, bias, labels, hidden_size, hidden_turned, hidden };
         let parts = self.logits.parts(&words, labels.len());
-        let answers: Vec<_> =
-            parts.map(|(part, logits)| words::exponentials(&task, &words, part, logits)).collect();
+        let answers = parts.map(|(part, logits)| words::exponentials(&task, &words, part, logits));
+        let answers: Vec<_> = answers.over_threads().collect();
         Losses::new(labels.len(), answers).finish(&mut self.logits, scale)
     }
 
@@ -187,7 +188,7 @@ impl MlmHead {
         let tables =
             grad_table.par_chunks_mut(part_len * hidden_size).zip(grad_bias.par_chunks_mut(part_len));
         let grads = tables.zip(self.grad_hidden.par_chunks_mut(len));
-        parts.zip(grads).for_each(|((part, logits), ((table, bias), hidden))| {
+        parts.zip(grads).over_threads().for_each(|((part, logits), ((table, bias), hidden))| {
             words::gradients(
                 &task,
                 &words,

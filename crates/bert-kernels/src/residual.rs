@@ -8,6 +8,7 @@ use crate::dropout::{self, Dropout};
 pub use crate::layer_norm::Saved;
 use crate::layer_norm::{Block, NUM_BLOCK_ROWS, forward_row};
 use crate::simd::widest;
+use crate::threads::OverThreads;
 use rayon::prelude::*;
 
 /// The parameters of one pass.
@@ -63,6 +64,7 @@ pub fn forward(
         .zip(out.par_chunks_mut(block_len))
         .zip(mean.par_chunks_mut(NUM_BLOCK_ROWS).zip(rstd.par_chunks_mut(NUM_BLOCK_ROWS)))
         .zip(norm.places.par_chunks(NUM_BLOCK_ROWS))
+        .over_threads()
         .for_each(|((((x, residual), out), statistics), places)| {
             norm.forward_block(places, residual, x, out, statistics);
         });
@@ -101,6 +103,7 @@ pub fn backward(
         .zip(grad_residual.par_chunks_mut(block_len).zip(grad_x.par_chunks_mut(block_len)))
         .zip(norm.places.par_chunks(NUM_BLOCK_ROWS))
         .enumerate()
+        .over_threads()
         .for_each(|(block_idx, ((partial, (grad_residual, grad_x)), places))| {
             let rows = block_idx * NUM_BLOCK_ROWS..block_idx * NUM_BLOCK_ROWS + places.len();
             let elements = rows.start * row_len..rows.end * row_len;

@@ -2,9 +2,9 @@
 //!
 //! Owns what gradient accumulation and clipping need; it knows neither tensors nor buckets.
 
-use crate::PARALLEL_CHUNK_LEN;
 use crate::lanes::{NUM_LANES, fold};
 use crate::simd::widest;
+use crate::threads::{OverThreads, PARALLEL_CHUNK_LEN};
 use rayon::prelude::*;
 
 /// Sets the length of a buffer that is about to be overwritten. Its memory is kept if it is large enough; otherwise it is
@@ -30,7 +30,7 @@ pub fn add_assign(acc: &mut [f32], x: &[f32]) {
         return add_chunk(acc, x);
     }
     let chunks = acc.par_chunks_mut(PARALLEL_CHUNK_LEN).zip(x.par_chunks(PARALLEL_CHUNK_LEN));
-    chunks.for_each(|(acc, x)| add_chunk(acc, x));
+    chunks.over_threads().for_each(|(acc, x)| add_chunk(acc, x));
 }
 
 fn add_chunk(acc: &mut [f32], x: &[f32]) {
@@ -57,7 +57,7 @@ pub fn sum_columns(matrix: &[f32], sums: &mut [f32]) {
     const COLS: usize = 256; // sums that stay in the first cache while the rows pass
     let num_cols = sums.len();
     assert!(num_cols > 0 && matrix.len().is_multiple_of(num_cols), "rows of {num_cols} columns");
-    sums.par_chunks_mut(COLS).enumerate().for_each(|(chunk_idx, sums)| {
+    sums.par_chunks_mut(COLS).enumerate().over_threads().for_each(|(chunk_idx, sums)| {
         sums.fill(0.0);
         widest(
             #[inline(always)]

@@ -8,6 +8,7 @@ use super::left::Left;
 use crate::simd::tile::{Kernel, MAX_TILE_LEN, words_of};
 use crate::simd::widest;
 use crate::simd::window::Window;
+use crate::threads::OverThreads;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -73,7 +74,7 @@ pub(super) fn run<const N: usize>(
     if let [_] = regions[..] {
         regions.into_iter().for_each(|region| compute_then(a, b, region, finish.as_ref()));
     } else {
-        regions.into_par_iter().for_each(|region| compute_then(a, b, region, finish.as_ref()));
+        regions.into_par_iter().over_threads().for_each(|region| compute_then(a, b, region, finish.as_ref()));
     }
 }
 
