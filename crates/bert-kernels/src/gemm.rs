@@ -101,7 +101,7 @@ impl fmt::Display for Path {
 ///
 /// If the shapes do not fit or the operands were packed for different precisions.
 pub fn multiply<'a>(a: impl Into<Left<'a>>, b: &PackedB, out: &mut [f32]) {
-    let out = Output { rows: [out], continues: false };
+    let out = Output { rows: [out], continues: false, read: &[] };
     driver::run(a.into(), b, out, driver::NOTHING);
 }
 
@@ -115,7 +115,7 @@ pub fn multiply<'a>(a: impl Into<Left<'a>>, b: &PackedB, out: &mut [f32]) {
 ///
 /// As [`multiply`].
 pub fn multiply_add<'a>(a: impl Into<Left<'a>>, b: &PackedB, out: &mut [f32]) {
-    let out = Output { rows: [out], continues: true };
+    let out = Output { rows: [out], continues: true, read: &[] };
     driver::run(a.into(), b, out, driver::NOTHING);
 }
 
@@ -134,6 +134,7 @@ pub fn multiply_bias<'a>(a: impl Into<Left<'a>>, b: &PackedB, bias: &[f32], out:
         a,
         b,
         out,
+        &[],
         #[inline(always)]
         |_, first_col, sums| {
             for (sum, bias) in sums.iter_mut().zip(&bias[first_col..]) {
@@ -161,7 +162,7 @@ pub fn multiply_bias_gelu<'a>(
     out: &mut [f32],
 ) {
     assert_eq!(bias.len(), b.cols(), "a product needs one bias per column");
-    let output = Output { rows: [before, out], continues: false };
+    let output = Output { rows: [before, out], continues: false, read: &[] };
     driver::run(
         a.into(),
         b,
@@ -179,11 +180,12 @@ pub fn multiply_bias_gelu<'a>(
 }
 
 /// Writes `a * b` into `out` and passes each finished stretch of a row to `finish(row, first_col, values)`, which
-/// may change it. A stretch is at most as wide as a tile and still in the first cache.
+/// may change it. A stretch is at most as wide as a tile and still in the first cache, and so are the values of `read` at
+/// the same places, if `finish` reads there.
 ///
 /// # Shapes
 ///
-/// As [`multiply`].
+/// As [`multiply`]; read: `[rows, cols]`, or empty
 ///
 /// # Panics
 ///
@@ -192,9 +194,10 @@ pub fn multiply_then<'a>(
     a: impl Into<Left<'a>>,
     b: &PackedB,
     out: &mut [f32],
+    read: &[f32],
     finish: impl Fn(usize, usize, &mut [f32]) + Sync,
 ) {
-    let out = Output { rows: [out], continues: false };
+    let out = Output { rows: [out], continues: false, read };
     driver::run(
         a.into(),
         b,

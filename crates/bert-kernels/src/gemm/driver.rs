@@ -5,9 +5,9 @@
 
 use super::PackedB;
 use super::left::Left;
-use crate::simd::tile::{Kernel, MAX_TILE_LEN, words_of};
+use crate::simd::tile::{Fetched, Kernel, MAX_TILE_LEN, words_of};
 use crate::simd::widest;
-use crate::simd::window::Window;
+use crate::simd::window::{Lines, Window};
 use crate::threads::OverThreads;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -26,6 +26,8 @@ pub(crate) struct Output<'a, const N: usize> {
     pub(crate) rows: [&'a mut [f32]; N],
     /// Whether the sums go on from the values of the first matrix.
     pub(crate) continues: bool,
+    /// A matrix of the same shape that is read when a tile is finished, or nothing.
+    pub(crate) read: &'a [f32],
 }
 
 /// A rectangle of the result in all output matrices.
@@ -36,12 +38,14 @@ pub(crate) struct Region<'a, const N: usize> {
     pub(crate) continues: bool,
     /// What is needed after this product: it is fetched into the second cache meanwhile.
     pub(crate) next: &'a [f32],
+    /// As in [`Output`].
+    pub(crate) read: &'a [f32],
 }
 
 impl<'a> Region<'a, 1> {
     /// Returns the whole of one output.
     pub(crate) fn whole(output: Window<'a>, continues: bool) -> Self {
-        Self { first_row: 0, first_col: 0, outputs: [output], continues, next: &[] }
+        Self { first_row: 0, first_col: 0, outputs: [output], continues, next: &[], read: &[] }
     }
 }
 
@@ -107,6 +111,7 @@ fn regions<'a, const N: usize>(output: Output<'a, N>, a: Left<'_>, b: &PackedB) 
             outputs: rest.each_mut().map(cut),
             continues: output.continues,
             next: &[],
+            read: output.read,
         }
     };
     (0..len).step_by(region_len).map(region).collect()
@@ -237,15 +242,18 @@ impl Block<'_> {
     ) {
         let kernel = self.a.kernel;
         let width = kernel.tile_cols();
-        if let Some((rows, cols)) = place(kernel, next, region) {
-            region.outputs[0].part(rows, cols).prefetch();
-        }
         let Some((rows, cols)) = place(kernel, [row_panel, col_panel], region) else { return };
+        let next_tile = match place(kernel, next, region) {
+            Some((rows, cols)) => region.outputs[0].part(rows, cols).lines(),
+            None => Lines::NONE,
+        };
+        let finish_lines = self.lines_to_finish([row_panel, col_panel], [&rows, &cols], region);
+        let fetched = Fetched { ahead, tiles: [&next_tile, &finish_lines] };
         let left = self.a.panel(row_panel, self.words.start);
         let right = self.b.0.block(col_panel, self.words.start, self.words.end);
         let mut out = region.outputs[0].part(rows.clone(), cols.clone());
         if cols.len() == width {
-            kernel.multiply(left, right, self.fresh, ahead, out);
+            kernel.multiply(left, right, self.fresh, &fetched, out);
         } else {
             let mut tile = Tile([0.0; MAX_TILE_LEN]);
             if !self.fresh {
@@ -254,22 +262,50 @@ impl Block<'_> {
                 }
             }
             let window = Window::new(&mut tile.0, rows.len(), width, width);
-            kernel.multiply(left, right, self.fresh, ahead, window);
+            kernel.multiply(left, right, self.fresh, &fetched, window);
             for (row, sums) in tile.0.chunks_exact(width).take(rows.len()).enumerate() {
                 out.row(row).copy_from_slice(&sums[..cols.len()]);
             }
         }
         if let (true, Some(finish)) = (self.last, finish) {
             let (first_row, first_col) = (row_panel * kernel.tile_rows(), col_panel * width);
-            let mut parts = region.outputs.each_mut().map(|out| out.part(rows.clone(), cols.clone()));
             widest(
                 #[inline(always)]
                 || {
                     for row in 0..rows.len() {
-                        finish(first_row + row, first_col, parts.each_mut().map(|part| part.row(row)));
+                        let mut outputs = region.outputs.iter_mut();
+                        let stretches = std::array::from_fn(
+                            #[inline(always)]
+                            |_| match outputs.next() {
+                                Some(out) => out.stretch(rows.start + row, cols.clone()),
+                                None => unreachable!("as many outputs as stretches"),
+                            },
+                        );
+                        finish(first_row + row, first_col, stretches);
                     }
                 },
             );
+        }
+    }
+
+    /// Returns what is needed to finish this tile, besides its sums.
+    #[inline(always)]
+    fn lines_to_finish<const N: usize>(
+        &self,
+        [row_panel, col_panel]: [usize; 2],
+        [rows, cols]: [&Range<usize>; 2],
+        region: &mut Region<'_, N>,
+    ) -> Lines {
+        if !self.last {
+            Lines::NONE
+        } else if let Some(second) = region.outputs.get_mut(1) {
+            second.part(rows.clone(), cols.clone()).lines()
+        } else if region.read.is_empty() {
+            Lines::NONE
+        } else {
+            let (kernel, num_cols) = (self.a.kernel, self.b.cols());
+            let first = row_panel * kernel.tile_rows() * num_cols + col_panel * kernel.tile_cols();
+            Lines::of(&region.read[first..], rows.len(), num_cols)
         }
     }
 }

@@ -227,7 +227,7 @@ fn epilogues_follow_the_product() {
         let places = |row: usize, col: usize, values: &mut [f32]| {
             values.iter_mut().enumerate().for_each(|(i, value)| *value = (row * 67 + col + i) as f32);
         };
-        multiply_then(&left, &right, &mut out, places);
+        multiply_then(&left, &right, &mut out, &[], places);
         assert!(out.iter().enumerate().all(|(i, value)| *value == i as f32), "{path}");
     }
 }

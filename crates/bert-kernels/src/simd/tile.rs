@@ -3,7 +3,7 @@
 //! Owns the micro-kernels, their tile sizes and which of them this processor can run. It never allocates, never
 //! decides what is multiplied, and sums every element of a tile from the first to the last product.
 
-use super::window::Window;
+use super::window::{Lines, Window};
 use std::fmt;
 #[cfg(target_arch = "x86_64")]
 use std::sync::LazyLock;
@@ -21,6 +21,16 @@ pub(crate) struct LeftPanel<'a> {
     pub(crate) words: &'a [u32],
     pub(crate) lane_stride: usize,
     pub(crate) depth_stride: usize,
+}
+
+/// Memory that is fetched while a tile is multiplied. It is lent, not copied: a copy reads two fields at once which were just
+/// written one by one, and for that waits until every earlier write has reached the cache, among them those of a whole tile.
+#[derive(Debug)]
+pub(crate) struct Fetched<'a> {
+    /// Part of a panel that is multiplied later: into the second cache, evenly over the depth and at most a line per step.
+    pub(crate) ahead: Option<&'a [u32]>,
+    /// What is read or written as soon as this tile is done: into the first cache, a row per step from the first one on.
+    pub(crate) tiles: [&'a Lines; 2],
 }
 
 /// A micro-kernel. Panels are made for one kernel and multiplied by the same one.
@@ -95,8 +105,8 @@ impl Kernel {
     }
 
     /// Adds the product of two panels to a tile of the result, or writes it if `fresh`. The tile has all columns, and
-    /// as many rows as the left panel has lanes. Meanwhile `ahead`, which is needed soon, is fetched into the second
-    /// cache, evenly over the depth and at most one line per step.
+    /// as many rows as the left panel has lanes. Meanwhile `fetched` comes into the caches: asked for between products it
+    /// costs nothing, and all at once it would wait for the memory.
     ///
     /// # Shapes
     ///
@@ -107,13 +117,13 @@ impl Kernel {
     /// # Panics
     ///
     /// If the panels are of different depth, the tile has another size, or the processor lacks the instructions.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn multiply(
         self,
         a: LeftPanel<'_>,
         b: &[u32],
         fresh: bool,
-        ahead: Option<&[u32]>,
+        fetched: &Fetched<'_>,
         mut tile: Window<'_>,
     ) {
         let (depth, rows) = (b.len() / self.tile_cols(), tile.rows());
@@ -136,8 +146,9 @@ impl Kernel {
         unsafe {
             // Without anything to fetch, one line is fetched over and over, which costs nothing.
             let step = |ahead: &[u32]| ahead.len().div_ceil(depth.max(1)).min(16);
-            let ahead = ahead.map_or((b.as_ptr(), 0), |ahead| (ahead.as_ptr(), step(ahead)));
-            x86::multiply(self, rows, &x86::Operands::new(a, b, depth, fresh, ahead, tile.raw()));
+            let ahead = fetched.ahead.map_or((b.as_ptr(), 0), |ahead| (ahead.as_ptr(), step(ahead)));
+            let fetched = (ahead, fetched.tiles);
+            x86::multiply(self, rows, &x86::Operands::new(a, b, depth, fresh, fetched, tile.raw()));
         }
         #[cfg(not(target_arch = "x86_64"))]
         unreachable!("availability was asserted");

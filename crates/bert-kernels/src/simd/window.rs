@@ -97,31 +97,51 @@ impl<'a> Window<'a> {
     /// If there is no such row.
     #[inline(always)]
     pub(crate) fn row(&mut self, row: usize) -> &mut [f32] {
+        self.stretch(row, 0..self.cols)
+    }
+
+    /// Lends some columns of one row.
+    ///
+    /// # Panics
+    ///
+    /// If there are no such row and columns.
+    #[inline(always)]
+    pub(crate) fn stretch(&mut self, row: usize, cols: Range<usize>) -> &mut [f32] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        let start = self.start.wrapping_add(row * self.stride);
+        assert!(cols.start <= cols.end && cols.end <= self.cols, "columns {cols:?} of {}", self.cols);
+        let start = self.start.wrapping_add(row * self.stride + cols.start);
         // SAFETY: `new` checked that the rows of the matrix lie in its values, and every other window has other
-        // elements; the borrow of this window keeps it from lending the row twice.
+        // elements; the borrow of this window keeps it from lending a row twice.
         #[expect(unsafe_code, reason = "a stretch of the slice that the window was made from")]
         unsafe {
-            std::slice::from_raw_parts_mut(start, self.cols)
+            std::slice::from_raw_parts_mut(start, cols.len())
         }
     }
 
-    /// Asks for the memory of all rows of a tile, which are about to be written.
+    /// Returns the memory of all rows, to be fetched before they are written.
     #[inline(always)]
-    pub(crate) fn prefetch(&self) {
-        #[cfg(target_arch = "x86_64")]
-        for row in 0..self.rows {
-            // SAFETY: a prefetch changes nothing and may name any address.
-            #[expect(unsafe_code, reason = "a hint to the processor")]
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-                // A tile is at most two lines wide.
-                let start = self.start.wrapping_add(row * self.stride);
-                _mm_prefetch::<_MM_HINT_ET0>(start.cast());
-                _mm_prefetch::<_MM_HINT_ET0>(start.wrapping_add(self.cols.saturating_sub(1)).cast());
-            }
-        }
+    pub(crate) fn lines(&self) -> Lines {
+        Lines { start: self.start, rows: self.rows, stride: self.stride }
+    }
+}
+
+/// Rows of a tile somewhere in memory, each at most two cache lines long: what is needed soon. Only an address, which may be
+/// asked for and never read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lines {
+    pub(crate) start: *const f32,
+    pub(crate) rows: usize,
+    pub(crate) stride: usize,
+}
+
+impl Lines {
+    /// No rows; its address is one that is there, because looking for another takes time.
+    pub(crate) const NONE: Self = Self { start: [0.0].as_ptr(), rows: 0, stride: 0 };
+
+    /// Returns `rows` rows that begin every `stride` values, from the first of `values` on.
+    #[inline(always)]
+    pub(crate) fn of(values: &[f32], rows: usize, stride: usize) -> Self {
+        Self { start: values.as_ptr(), rows, stride }
     }
 }
 

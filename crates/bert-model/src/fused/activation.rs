@@ -70,6 +70,7 @@ impl Activation {
             a,
             b,
             gradient,
+            before,
             #[inline(always)]
             |row, first_col, gradient| {
                 let first = row * num_cols + first_col;

@@ -4,15 +4,18 @@
 
 #![expect(unsafe_code, reason = "vector instructions on panels whose lengths the caller has checked")]
 
-use super::{Kernel, LeftPanel};
+use super::{Kernel, LeftPanel, Lines};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Words that the right panel is fetched ahead: two lines per step, eight steps.
 const AHEAD: usize = 8 * 32;
 
+/// The last column of a tile of 32.
+const LAST_COL: usize = 31;
+
 /// What a micro-kernel reads and writes.
-pub(super) struct Operands {
+pub(super) struct Operands<'a> {
     a: *const u32,
     /// The distance of lanes if neighbours in memory are neighbours along the depth, or else that of steps.
     stride: usize,
@@ -21,22 +24,34 @@ pub(super) struct Operands {
     depth: usize,
     fresh: bool,
     ahead: (*const u32, usize),
+    tiles: [&'a Lines; 2],
     out: *mut f32,
     out_stride: usize,
 }
 
-impl Operands {
+impl<'a> Operands<'a> {
     pub(super) fn new(
         a: LeftPanel<'_>,
         b: &[u32],
         depth: usize,
         fresh: bool,
-        ahead: (*const u32, usize),
+        (ahead, tiles): ((*const u32, usize), [&'a Lines; 2]),
         (out, out_stride): (*mut f32, usize),
     ) -> Self {
         let by_rows = a.lane_stride != 1;
         let stride = if by_rows { a.lane_stride } else { a.depth_stride };
-        Self { a: a.words.as_ptr(), stride, by_rows, b: b.as_ptr(), depth, fresh, ahead, out, out_stride }
+        Self {
+            a: a.words.as_ptr(),
+            stride,
+            by_rows,
+            b: b.as_ptr(),
+            depth,
+            fresh,
+            ahead,
+            tiles,
+            out,
+            out_stride,
+        }
     }
 }
 
@@ -69,7 +84,7 @@ macro_rules! for_each_row {
 ///
 /// The processor must have the kernel's instructions; `a` and `b` must have `depth` words in each of `rows` and of the
 /// tile's columns, and `out` as many rows and columns.
-pub(super) unsafe fn multiply(kernel: Kernel, rows: usize, operands: &Operands) {
+pub(super) unsafe fn multiply(kernel: Kernel, rows: usize, operands: &Operands<'_>) {
     // SAFETY: as the caller promises.
     unsafe {
         match kernel {
@@ -80,6 +95,45 @@ pub(super) unsafe fn multiply(kernel: Kernel, rows: usize, operands: &Operands) 
             Kernel::Avx2 => by_number_of_rows!(avx2, operands, rows: 1 2 3 4 5 6),
             Kernel::Portable => unreachable!("the portable kernel has no instructions of its own"),
         }
+    }
+}
+
+/// Does the same for every step of the depth, and asks for a line of the tiles that are fetched every four steps: the processor
+/// can wait for a few lines at a time, and the right panel needs some of these places as well.
+macro_rules! fetching {
+    ($operands:ident, $step:block) => {
+        let mut lines = FetchedLines::new($operands.tiles);
+        for _ in 0..$operands.depth / 4 {
+            _mm_prefetch::<_MM_HINT_T0>(lines.next().cast());
+            $step
+            $step
+            $step
+            $step
+        }
+        for _ in 0..$operands.depth % 4 $step
+    };
+}
+
+/// The lines of two tiles, one after the other, and then the last one for ever. Without branches: they would be as many as
+/// tiles, and each end of a short loop is one that the processor does not foresee.
+struct FetchedLines<'a> {
+    tiles: [&'a Lines; 2],
+    line: usize,
+}
+
+impl<'a> FetchedLines<'a> {
+    #[inline(always)]
+    fn new(tiles: [&'a Lines; 2]) -> Self {
+        Self { tiles, line: 0 }
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> *const f32 {
+        let [first, second] = self.tiles.map(|tile| 2 * tile.rows);
+        let is_second = usize::from(self.line >= first);
+        let (tile, line) = (self.tiles[is_second], self.line - is_second * first);
+        self.line = (first + second).saturating_sub(1).min(self.line + 1);
+        tile.start.wrapping_add(line / 2 * tile.stride + line % 2 * LAST_COL)
     }
 }
 
@@ -120,7 +174,7 @@ struct Lanes<const BY_ROWS: bool> {
 
 impl<const BY_ROWS: bool> Lanes<BY_ROWS> {
     #[inline(always)]
-    fn new(operands: &Operands) -> Self {
+    fn new(operands: &Operands<'_>) -> Self {
         let distance = if BY_ROWS { 3 * operands.stride } else { 0 };
         Self {
             thirds: std::array::from_fn(|i| operands.a.wrapping_add(i * distance)),
@@ -150,7 +204,7 @@ impl<const BY_ROWS: bool> Lanes<BY_ROWS> {
 ///
 /// As [`multiply`].
 #[target_feature(enable = "avx512f")]
-unsafe fn avx512<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands) {
+unsafe fn avx512<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands<'_>) {
     let mut lanes = Lanes::<BY_ROWS>::new(operands);
     let mut b = operands.b.cast::<f32>();
     let (mut ahead, ahead_step) = operands.ahead;
@@ -165,7 +219,7 @@ unsafe fn avx512<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands) {
                 *sums = [_mm512_loadu_ps(out), _mm512_loadu_ps(out.add(16))];
             }
         }
-        for _ in 0..operands.depth {
+        fetching!(operands, {
             let (low, high) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
             _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
             _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 16).cast());
@@ -182,7 +236,7 @@ unsafe fn avx512<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands) {
             });
             lanes.advance();
             b = b.add(32);
-        }
+        });
         for (i, sums) in sums.iter().enumerate() {
             let out = out.add(i * out_stride);
             _mm512_storeu_ps(out, sums[0]);
@@ -195,7 +249,7 @@ unsafe fn avx512<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands) {
 ///
 /// As [`multiply`]; a word holds a pair of bf16.
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn avx512_bf16<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands) {
+unsafe fn avx512_bf16<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands<'_>) {
     let mut lanes = Lanes::<BY_ROWS>::new(operands);
     let mut b = operands.b;
     let (mut ahead, ahead_step) = operands.ahead;
@@ -210,7 +264,7 @@ unsafe fn avx512_bf16<const ROWS: usize, const BY_ROWS: bool>(operands: &Operand
                 *sums = [_mm512_loadu_ps(out), _mm512_loadu_ps(out.add(16))];
             }
         }
-        for _ in 0..operands.depth {
+        fetching!(operands, {
             let low = pairs(_mm512_loadu_si512(b.cast()));
             let high = pairs(_mm512_loadu_si512(b.add(16).cast()));
             _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
@@ -224,7 +278,7 @@ unsafe fn avx512_bf16<const ROWS: usize, const BY_ROWS: bool>(operands: &Operand
             });
             lanes.advance();
             b = b.add(32);
-        }
+        });
         for (i, sums) in sums.iter().enumerate() {
             let out = out.add(i * out_stride);
             _mm512_storeu_ps(out, sums[0]);
@@ -237,7 +291,7 @@ unsafe fn avx512_bf16<const ROWS: usize, const BY_ROWS: bool>(operands: &Operand
 ///
 /// As [`multiply`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands) {
+unsafe fn avx2<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands<'_>) {
     let mut lanes = Lanes::<BY_ROWS>::new(operands);
     let mut b = operands.b.cast::<f32>();
     let (out, out_stride) = (operands.out, operands.out_stride);
