@@ -8,6 +8,7 @@ use crate::simd::tile::Kernel;
 use crate::simd::tile::words_of;
 use crate::simd::transpose::{Square, transpose, transpose_between};
 use crate::simd::widest;
+use crate::simd::window::fetch;
 use crate::slices::fit;
 use rayon::prelude::*;
 
@@ -15,6 +16,9 @@ use rayon::prelude::*;
 const PARALLEL_WORDS: usize = 1 << 16;
 /// Panels that are filled together: reading a short stretch of each row for one panel at a time would wait for memory.
 const GROUP_PANELS: usize = 8;
+/// Rows that are asked for ahead of time where a panel takes a short stretch of each: they lie too far apart for the processor
+/// to see the pattern.
+const ROWS_AHEAD: usize = 8;
 /// Words that are moved at a time.
 const VECTOR: usize = 16;
 /// Panels start at a multiple of this many words, the length of a cache line.
@@ -426,6 +430,9 @@ fn interleave_panels<const W: usize>(
     for step_idx in 0..num_steps {
         let depth = step_idx * per_word;
         let at = |depth: usize| &view.values[depth * view.stride + first_lane..][..num_lanes];
+        if let Some(later) = view.values.get((depth + ROWS_AHEAD) * view.stride + first_lane..) {
+            fetch(&later[..num_lanes.min(later.len())]);
+        }
         let first = at(depth);
         let second = (per_word == 2 && depth + 1 < view.depth).then(|| at(depth + 1));
         for panel_idx in 0..num_panels {
