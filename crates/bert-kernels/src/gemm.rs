@@ -137,11 +137,19 @@ pub fn multiply_bias<'a>(a: impl Into<Left<'a>>, b: &PackedB, bias: &[f32], out:
         &[],
         #[inline(always)]
         |_, first_col, sums| {
-            for (sum, bias) in sums.iter_mut().zip(&bias[first_col..]) {
-                *sum += bias;
-            }
+            add_bias(sums, &bias[first_col..]);
         },
     );
+}
+
+/// Adds as many biases as there are sums. Nearly all stretches are as wide as a tile; to the compiler these are of a known length,
+/// so that whole vectors are written, which can be read again before they have reached the cache.
+#[inline(always)]
+fn add_bias(sums: &mut [f32], bias: &[f32]) {
+    match (sums.as_mut_array::<32>(), bias.first_chunk::<32>()) {
+        (Some(sums), Some(bias)) => *sums = std::array::from_fn(|i| sums[i] + bias[i]),
+        _ => sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias),
+    }
 }
 
 /// Writes `a * b + bias` into `before` and its GELU into `out`.
@@ -170,9 +178,7 @@ pub fn multiply_bias_gelu<'a>(
         Some(
             #[inline(always)]
             |_, first_col, [before, out]: [&mut [f32]; 2]| {
-                for (before, bias) in before.iter_mut().zip(&bias[first_col..]) {
-                    *before += bias;
-                }
+                add_bias(before, &bias[first_col..]);
                 form.write(before, out);
             },
         ),
