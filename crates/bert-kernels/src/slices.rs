@@ -4,6 +4,7 @@
 
 use crate::lanes::{NUM_LANES, fold};
 use crate::simd::widest;
+use crate::simd::window::fetch;
 use crate::threads::{OverThreads, PARALLEL_CHUNK_LEN};
 use rayon::prelude::*;
 
@@ -83,17 +84,22 @@ pub fn squared_norm(x: &[f32]) -> f64 {
 
 #[inline(always)]
 fn squared_norm_in_lanes(x: &[f32]) -> f64 {
-    let mut lanes = [0.0; NUM_LANES];
-    let mut chunks = x.chunks_exact(NUM_LANES);
-    for chunk in &mut chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(*value) * f64::from(*value);
+    const AHEAD: usize = 1024; // elements that are asked for ahead of time: a lone stream waits for memory otherwise
+    let mut lanes = [[0.0; 8]; NUM_LANES / 8];
+    let (chunks, rest) = x.as_chunks::<NUM_LANES>();
+    for (i, chunk) in chunks.iter().enumerate() {
+        fetch(x.get(i * NUM_LANES + AHEAD..i * NUM_LANES + AHEAD + NUM_LANES).unwrap_or_default());
+        for (lanes, values) in lanes.iter_mut().zip(chunk.as_chunks::<8>().0) {
+            let values = values.map(f64::from);
+            *lanes = std::array::from_fn(|i| lanes[i] + values[i] * values[i]);
         }
     }
-    for (lane, value) in lanes.iter_mut().zip(chunks.remainder()) {
+    for (lane, value) in lanes.as_flattened_mut().iter_mut().zip(rest) {
         *lane += f64::from(*value) * f64::from(*value);
     }
-    fold(lanes, |a, b| a + b)
+    let mut sums = [0.0; NUM_LANES];
+    sums.copy_from_slice(lanes.as_flattened());
+    fold(sums, |a, b| a + b)
 }
 
 /// Returns whether no element is infinite or NaN.
