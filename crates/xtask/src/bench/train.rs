@@ -3,6 +3,7 @@
 //! Owns which runs are made and in which order. A run is a new process of `bert-train` with its ranks; what is said of
 //! its steps comes from its metrics.jsonl. Before each run the peak of the same number of threads is measured.
 
+mod beside;
 mod ours;
 mod peer;
 mod report;
@@ -58,6 +59,9 @@ pub struct TrainArgs {
     /// A bert-train that is built already, in place of the one of this checkout.
     #[arg(long)]
     program: Option<PathBuf>,
+    /// Another build of bert-train: both train at the same time, one thread each, and change cores; prints ratios of times.
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["vs_torch", "json", "out", "shapes"])]
+    beside: Option<PathBuf>,
     /// The launcher.
     #[arg(long, default_value = "mpirun")]
     mpirun: PathBuf,
@@ -70,6 +74,13 @@ pub struct TrainArgs {
     /// Where every step of every run goes as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+impl TrainArgs {
+    /// What is asked for; side by side each program has one thread.
+    fn shapes(&self) -> Vec<Shape> {
+        if self.beside.is_some() { vec![Shape { num_ranks: 1, num_threads: 1 }] } else { self.shapes.clone() }
+    }
 }
 
 /// One way of running ours, with all its runs, and the peer's runs beside them.
@@ -109,6 +120,10 @@ pub fn train(root: &Path, args: &TrainArgs) -> anyhow::Result<()> {
     if let Some(first) = variants.first() {
         setting.run_ours(first, 1)?;
     }
+    if let Some(other) = &args.beside {
+        let other = other.canonicalize().with_context(|| format!("no `{}`", other.display()))?;
+        return beside::measure(&setting, &other, &variants, args.pairs);
+    }
     for round in 1..=args.pairs {
         for variant in &mut variants {
             println!("==> bench: round {round} of {}: {}", args.pairs, variant.name());
@@ -133,10 +148,10 @@ fn variants(setting: &Setting, args: &TrainArgs) -> anyhow::Result<(Vec<Variant>
     let (mut variants, mut skipped) = (Vec::new(), Vec::new());
     for precision in &args.precisions {
         for backend in &args.backends {
-            for shape in &args.shapes {
+            for shape in args.shapes() {
                 let (ours, pairs) = (Vec::new(), Vec::new());
                 let (precision, backend) = (precision.clone(), backend.clone());
-                let variant = Variant { precision, backend, shape: *shape, ours, pairs };
+                let variant = Variant { precision, backend, shape, ours, pairs };
                 match setting.refusal(&variant)? {
                     None => variants.push(variant),
                     Some(reason) => skipped.push(format!("{}: {reason}", variant.name())),

@@ -124,6 +124,14 @@ impl OurRun {
 }
 
 impl Step {
+    /// Seconds of the clock, of each of [`PHASES`], and behind them of the processor.
+    pub fn figure(&self, idx: usize) -> Option<f64> {
+        match idx {
+            0 => Some(self.seconds),
+            _ => self.phases.get(idx - 1).copied().or(self.processor_seconds),
+        }
+    }
+
     /// Of all ranks.
     fn operations(&self, sizes: &Sizes, num_rows: usize) -> f64 {
         sizes.operations(Content {

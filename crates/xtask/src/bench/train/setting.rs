@@ -27,6 +27,7 @@ pub struct Setting {
     /// The effective configuration as JSON, the size of the vocabulary in `model`.
     pub config: Value,
     pub cores: Vec<usize>,
+    num_steps: usize,
     root: PathBuf,
     config_file: PathBuf,
     program: PathBuf,
@@ -60,6 +61,7 @@ impl Setting {
             row_len: 0,
             config: Value::Null,
             cores: args.cores.clone(),
+            num_steps: args.steps,
             root: root.to_owned(),
             config_file,
             program,
@@ -133,15 +135,39 @@ impl Setting {
     /// If it fails.
     pub fn run_ours(&self, variant: &Variant, num_steps: usize) -> anyhow::Result<OurRun> {
         let peak = self.peak(variant)?;
-        let runs = self.work.join("runs");
-        if runs.exists() {
-            fs::remove_dir_all(&runs).with_context(|| format!("failed to remove `{}`", runs.display()))?;
-        }
         output_of(self.our_command(variant, num_steps))?;
-        let metrics = runs.join("bench/metrics.jsonl");
+        OurRun::parse(&self.take_metrics("bench")?, peak, self.num_positions(variant))
+    }
+
+    /// Reads the metrics of a run and removes its folder, so that another one begins anew.
+    ///
+    /// # Errors
+    ///
+    /// If there are none.
+    pub fn take_metrics(&self, run: &str) -> anyhow::Result<String> {
+        let folder = self.work.join("runs").join(run);
+        let metrics = folder.join("metrics.jsonl");
         let text = fs::read_to_string(&metrics).with_context(|| format!("no `{}`", metrics.display()))?;
-        let num_positions = variant.shape.num_ranks * self.num_rows * self.row_len;
-        OurRun::parse(&text, peak, num_positions)
+        fs::remove_dir_all(&folder).with_context(|| format!("failed to remove `{}`", folder.display()))?;
+        Ok(text)
+    }
+
+    /// Places for tokens in a step.
+    pub fn num_positions(&self, variant: &Variant) -> usize {
+        variant.shape.num_ranks * self.num_rows * self.row_len
+    }
+
+    /// What is measured.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// What starts one rank of a program on one core.
+    pub fn single_command(&self, variant: &Variant, program: &Path, core: usize, run: &str) -> Command {
+        let mut command = processes::pinned(&[core], program);
+        let arguments = self.arguments(variant, self.num_steps, run);
+        command.current_dir(&self.root).arg(&self.config_file).args(arguments);
+        command
     }
 
     /// What starts ours.
@@ -156,16 +182,19 @@ impl Setting {
             command.args(["--bind-to", "none", "-n", &num_ranks.to_string()]).arg(&self.program);
             command
         };
-        command.current_dir(&self.root).arg(&self.config_file).args(self.arguments(variant, num_steps));
+        command
+            .current_dir(&self.root)
+            .arg(&self.config_file)
+            .args(self.arguments(variant, num_steps, "bench"));
         command
     }
 
     /// The arguments behind the configuration.
-    fn arguments(&self, variant: &Variant, num_steps: usize) -> Vec<String> {
+    fn arguments(&self, variant: &Variant, num_steps: usize, run: &str) -> Vec<String> {
         let work = self.work.display();
         let global_batch_size = self.num_rows * variant.shape.num_ranks;
         let mut values = vec![
-            "run.name=bench".to_owned(),
+            format!("run.name={run}"),
             format!("run.dir={work}/runs"),
             format!("run.threads_per_rank={}", variant.shape.num_threads),
             format!("data.tokenizer={}", self.vocabulary().display()),
