@@ -71,6 +71,11 @@ pub(super) fn run<const N: usize>(
             b.cols()
         );
     }
+    let read_len = output.read.len();
+    assert!(
+        read_len == 0 || read_len == a.rows * b.cols(),
+        "what a product finishes with is read at the places of its result: {read_len} values"
+    );
     if a.rows == 0 || b.cols() == 0 {
         return;
     }

@@ -227,9 +227,22 @@ fn epilogues_follow_the_product() {
         let places = |row: usize, col: usize, values: &mut [f32]| {
             values.iter_mut().enumerate().for_each(|(i, value)| *value = (row * 67 + col + i) as f32);
         };
-        multiply_then(&left, &right, &mut out, &[], places);
-        assert!(out.iter().enumerate().all(|(i, value)| *value == i as f32), "{path}");
+        // What is read is fetched and never looked at.
+        for read in [&[][..], &with_bias] {
+            out.fill(f32::NAN);
+            multiply_then(&left, &right, &mut out, read, places);
+            assert!(out.iter().enumerate().all(|(i, value)| *value == i as f32), "{path}");
+        }
     }
+}
+
+#[test]
+#[should_panic(expected = "is read at the places of its result")]
+fn what_is_read_has_the_shape_of_the_result() {
+    let (mut left, mut right) = (PackedA::new(Precision::F32), PackedB::new(Precision::F32));
+    left.pack(Matrix::new(&[1.0; 6], 3, 2));
+    right.pack(Matrix::new(&[1.0; 8], 2, 4));
+    multiply_then(&left, &right, &mut [0.0; 12], &[0.0; 11], |_, _, _| {});
 }
 
 /// Origin: by hand. bf16 has 8 significant bits; 257 lies between 256 and 258, 259 between 258 and 260.

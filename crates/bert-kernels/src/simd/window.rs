@@ -186,6 +186,20 @@ mod tests {
     }
 
     #[test]
+    fn a_stretch_is_some_columns_of_a_row() {
+        let mut values: Vec<f32> = (0..27).map(|i| i as f32).collect();
+        let mut window = Window::new(&mut values, 3, 7, 9);
+        assert_eq!(window.stretch(1, 2..5), [11.0, 12.0, 13.0]);
+        assert_eq!(window.stretch(2, 7..7), []);
+    }
+
+    #[test]
+    #[should_panic(expected = "columns 5..8 of 7")]
+    fn a_stretch_beyond_the_window_is_refused() {
+        Window::new(&mut [0.0; 27], 3, 7, 9).stretch(0, 5..8);
+    }
+
+    #[test]
     #[should_panic(expected = "needs 16 values")]
     fn a_window_beyond_its_values_is_refused() {
         Window::new(&mut [0.0; 15], 2, 7, 9);
