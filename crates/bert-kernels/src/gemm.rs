@@ -136,9 +136,7 @@ pub fn multiply_bias<'a>(a: impl Into<Left<'a>>, b: &PackedB, bias: &[f32], out:
         out,
         &[],
         #[inline(always)]
-        |_, first_col, sums| {
-            add_bias(sums, &bias[first_col..]);
-        },
+        |_, first_col, sums| add_bias(sums, &bias[first_col..]),
     );
 }
 

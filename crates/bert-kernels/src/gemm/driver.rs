@@ -79,12 +79,8 @@ pub(super) fn run<const N: usize>(
     if a.rows == 0 || b.cols() == 0 {
         return;
     }
-    let regions = regions(output, a, b);
-    if let [_] = regions[..] {
-        regions.into_iter().for_each(|region| compute_then(a, b, region, finish.as_ref()));
-    } else {
-        regions.into_par_iter().over_threads().for_each(|region| compute_then(a, b, region, finish.as_ref()));
-    }
+    let regions = regions(output, a, b).into_par_iter();
+    regions.over_threads().for_each(|region| compute_then(a, b, region, finish.as_ref()));
 }
 
 fn check(a: Left<'_>, b: &PackedB) {

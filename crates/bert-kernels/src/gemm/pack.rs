@@ -10,6 +10,7 @@ use crate::simd::transpose::{Square, transpose, transpose_between};
 use crate::simd::widest;
 use crate::simd::window::fetch;
 use crate::slices::fit;
+use crate::threads::OverThreads;
 use rayon::prelude::*;
 
 /// Words of the shortest stretch of panels that is worth a second thread.
@@ -102,7 +103,7 @@ impl PackedA {
 
     /// Casts and packs `matrix` `[rows, depth]` in place of what was packed before.
     pub fn pack(&mut self, matrix: Matrix<'_>) {
-        self.0.pack(&LaneView::rows_of(matrix), rayon::current_num_threads() > 1);
+        self.0.pack(&LaneView::rows_of(matrix), true);
     }
 
     /// Does [`Self::pack`] on this thread alone.
@@ -138,7 +139,7 @@ impl PackedB {
 
     /// Casts and packs `matrix` `[depth, cols]` in place of what was packed before.
     pub fn pack(&mut self, matrix: Matrix<'_>) {
-        self.0.pack(&LaneView::rows_of(matrix.transposed()), rayon::current_num_threads() > 1);
+        self.0.pack(&LaneView::rows_of(matrix.transposed()), true);
     }
 
     /// Does [`Self::pack`] on this thread alone.
@@ -227,7 +228,7 @@ impl Panels {
         if num_words < PARALLEL_WORDS || !in_parallel {
             words.chunks_mut(group_len).enumerate().for_each(pack);
         } else {
-            words.par_chunks_mut(group_len).enumerate().for_each(pack);
+            words.par_chunks_mut(group_len).enumerate().over_threads().for_each(pack);
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct LeftPanel<'a> {
 pub(crate) struct Fetched<'a> {
     /// Part of a panel that is multiplied later: into the second cache, evenly over the depth and at most a line per step.
     pub(crate) ahead: Option<&'a [u32]>,
-    /// What is read or written as soon as this tile is done: into the first cache, a row per step from the first one on.
+    /// What is read or written as soon as this tile is done: into the first cache, a line every few steps.
     pub(crate) tiles: [&'a Lines; 2],
 }
 

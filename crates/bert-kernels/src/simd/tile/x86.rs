@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 /// Words that the right panel is fetched ahead: two lines per step, eight steps.
 const AHEAD: usize = 8 * 32;
 
-/// The last column of a tile of 32.
+/// The last column of the widest tile; behind that of a narrower one begins its neighbour.
 const LAST_COL: usize = 31;
 
 /// What a micro-kernel reads and writes.
@@ -304,7 +304,7 @@ unsafe fn avx2<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands<'_>) 
                 *sums = [_mm256_loadu_ps(out), _mm256_loadu_ps(out.add(8))];
             }
         }
-        for _ in 0..operands.depth {
+        fetching!(operands, {
             let (low, high) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
             for_each_row!(ROWS, |i| {
                 if BY_ROWS {
@@ -317,7 +317,7 @@ unsafe fn avx2<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands<'_>) 
             });
             lanes.advance();
             b = b.add(16);
-        }
+        });
         for (i, sums) in sums.iter().enumerate() {
             let out = out.add(i * out_stride);
             _mm256_storeu_ps(out, sums[0]);
