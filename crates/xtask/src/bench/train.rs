@@ -13,6 +13,7 @@ mod work;
 use super::processes;
 use super::report::Machine;
 use anyhow::Context;
+use beside::Beside;
 use clap::Args;
 use ours::{OurRun, Shape};
 use peer::{Form, PeerRun, Torch};
@@ -122,7 +123,8 @@ pub fn train(root: &Path, args: &TrainArgs) -> anyhow::Result<()> {
     }
     if let Some(other) = &args.beside {
         let other = other.canonicalize().with_context(|| format!("no `{}`", other.display()))?;
-        return beside::measure(&setting, &other, &variants, args.pairs);
+        return Beside { setting: &setting, other: &other, num_steps: args.steps }
+            .measure(&variants, args.pairs);
     }
     for round in 1..=args.pairs {
         for variant in &mut variants {

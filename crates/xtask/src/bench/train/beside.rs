@@ -1,12 +1,12 @@
 //! Two builds of `bert-train` side by side: small differences on a machine that others use as well.
 //!
 //! Owns the pairing. Both builds train at the same time, one thread each on a core of its own, and then change cores: what
-//! disturbs the machine disturbs both, and what is different between cores, or between first and second, cancels out. Equal builds differ by 1 to 2 %
-//! where runs in turns differ by 40 %.
+//! disturbs the machine disturbs both, and what is different between cores, or between first and second, cancels out. Equal
+//! builds differ by 1 to 2 % where runs in turns differ by 40 %.
 
 use super::ours::{OurRun, PHASES};
 use super::setting::Setting;
-use super::{Variant, output_of};
+use super::{Variant, output_of, processes};
 use crate::bench::figures::Spread;
 use anyhow::Context;
 use std::path::Path;
@@ -15,61 +15,80 @@ use std::thread;
 /// What is compared: the clock, the phases of [`PHASES`] and, last, processor time.
 const NUM_FIGURES: usize = PHASES.len() + 2;
 
-/// Measures `rounds` pairs of every variant and prints the ratios.
-///
-/// # Errors
-///
-/// If a run fails.
-pub fn measure(setting: &Setting, other: &Path, variants: &[Variant], rounds: usize) -> anyhow::Result<()> {
-    let [first, second, ..] = setting.cores[..] else {
-        anyhow::bail!("expected --cores with two numbers, got {:?}: each side has one", setting.cores)
-    };
-    for variant in variants {
-        let mut ratios = Vec::new();
-        for round in 1..=rounds {
-            let there = pair(setting, other, variant, [first, second], false)?;
-            let back = pair(setting, other, variant, [second, first], true)?;
-            let both = std::array::from_fn(|i| geometric_mean([there[i], back[i]]));
-            println!("==> bench: {}: round {round} of {rounds}: {:.3} of the time", variant.name(), both[0]);
-            ratios.push(both);
-        }
-        println!("{}", table(variant, &ratios));
-    }
-    Ok(())
+/// A build beside which ours is measured.
+pub struct Beside<'a> {
+    pub setting: &'a Setting,
+    /// The other program.
+    pub other: &'a Path,
+    /// Steps of a run.
+    pub num_steps: usize,
 }
 
-/// Runs both at once, each on its core; returns the ratios of ours to the other. Whoever starts first has an advantage of 1 to
-/// 2 %, so that changes as well.
-fn pair(
-    setting: &Setting,
-    other: &Path,
-    variant: &Variant,
-    cores: [usize; 2],
-    other_first: bool,
-) -> anyhow::Result<[f64; NUM_FIGURES]> {
-    let run = |program: &Path, core: usize, name: &str| -> anyhow::Result<String> {
-        output_of(setting.single_command(variant, program, core, name))?;
-        setting.take_metrics(name)
-    };
-    let (ours, other) = thread::scope(|scope| {
-        let start_other = || scope.spawn(|| run(other, cores[1], "other"));
-        let early = other_first.then(start_other);
-        let ours = scope.spawn(|| run(setting.program(), cores[0], "ours"));
-        let other = early.unwrap_or_else(start_other);
-        (ours.join(), other.join())
-    });
-    let ours = ours.map_err(|_| anyhow::anyhow!("the thread of our program failed"))?;
-    let other = other.map_err(|_| anyhow::anyhow!("the thread of the other program failed"))?;
-    let parse =
-        |metrics: &str| OurRun::parse(metrics, serde_json::Value::Null, setting.num_positions(variant));
-    let (ours, other) = (ours?, other?);
-    let ratios = ratios(&parse(&ours)?, &parse(&other)?)?;
-    let same = if losses(&ours)? == losses(&other)? { "the same losses" } else { "other losses" };
-    println!(
-        "    ours on core {}, the other on core {}: {:.3} of the time, {same}",
-        cores[0], cores[1], ratios[0]
-    );
-    Ok(ratios)
+impl Beside<'_> {
+    /// Measures `rounds` pairs of every variant and prints the ratios.
+    ///
+    /// # Errors
+    ///
+    /// If a run fails.
+    pub fn measure(&self, variants: &[Variant], rounds: usize) -> anyhow::Result<()> {
+        let [first, second, ..] = self.setting.cores[..] else {
+            anyhow::bail!(
+                "expected --cores with two numbers, got {:?}: each side has one",
+                self.setting.cores
+            )
+        };
+        for variant in variants {
+            let mut ratios = Vec::new();
+            for round in 1..=rounds {
+                let there = self.pair(variant, [first, second], false)?;
+                let back = self.pair(variant, [second, first], true)?;
+                let both = std::array::from_fn(|i| geometric_mean([there[i], back[i]]));
+                println!(
+                    "==> bench: {}: round {round} of {rounds}: {:.3} of the time",
+                    variant.name(),
+                    both[0]
+                );
+                ratios.push(both);
+            }
+            println!("{}", table(variant, &ratios));
+        }
+        Ok(())
+    }
+
+    /// One run of a program on one core; returns its metrics.
+    fn run(&self, program: &Path, variant: &Variant, core: usize, name: &str) -> anyhow::Result<String> {
+        let command = processes::pinned(&[core], program);
+        output_of(self.setting.configure(command, variant, self.num_steps, name))?;
+        self.setting.take_metrics(name)
+    }
+
+    /// Runs both at once, each on its core; returns the ratios of ours to the other. Whoever starts first has an advantage of
+    /// 1 to 2 %, so that changes as well.
+    fn pair(
+        &self,
+        variant: &Variant,
+        cores: [usize; 2],
+        other_first: bool,
+    ) -> anyhow::Result<[f64; NUM_FIGURES]> {
+        let (ours, other) = thread::scope(|scope| {
+            let start_other = || scope.spawn(|| self.run(self.other, variant, cores[1], "other"));
+            let early = other_first.then(start_other);
+            let ours = scope.spawn(|| self.run(self.setting.program(), variant, cores[0], "ours"));
+            let other = early.unwrap_or_else(start_other);
+            (ours.join(), other.join())
+        });
+        let ours = ours.map_err(|_| anyhow::anyhow!("the thread of our program failed"))??;
+        let other = other.map_err(|_| anyhow::anyhow!("the thread of the other program failed"))??;
+        let num_positions = self.setting.num_positions(variant);
+        let parse = |metrics: &str| OurRun::parse(metrics, serde_json::Value::Null, num_positions);
+        let ratios = ratios(&parse(&ours)?, &parse(&other)?)?;
+        let same = if losses(&ours)? == losses(&other)? { "the same losses" } else { "other losses" };
+        println!(
+            "    ours on core {}, the other on core {}: {:.3} of the time, {same}",
+            cores[0], cores[1], ratios[0]
+        );
+        Ok(ratios)
+    }
 }
 
 /// Step by step, because both sides make the same step at about the same time.

@@ -27,7 +27,6 @@ pub struct Setting {
     /// The effective configuration as JSON, the size of the vocabulary in `model`.
     pub config: Value,
     pub cores: Vec<usize>,
-    num_steps: usize,
     root: PathBuf,
     config_file: PathBuf,
     program: PathBuf,
@@ -61,7 +60,6 @@ impl Setting {
             row_len: 0,
             config: Value::Null,
             cores: args.cores.clone(),
-            num_steps: args.steps,
             root: root.to_owned(),
             config_file,
             program,
@@ -162,10 +160,9 @@ impl Setting {
         &self.program
     }
 
-    /// What starts one rank of a program on one core.
-    pub fn single_command(&self, variant: &Variant, program: &Path, core: usize, run: &str) -> Command {
-        let mut command = processes::pinned(&[core], program);
-        let arguments = self.arguments(variant, self.num_steps, run);
+    /// Tells a command of bert-train what to train, in a run of this name.
+    pub fn configure(&self, mut command: Command, variant: &Variant, num_steps: usize, run: &str) -> Command {
+        let arguments = self.arguments(variant, num_steps, run);
         command.current_dir(&self.root).arg(&self.config_file).args(arguments);
         command
     }
@@ -173,7 +170,7 @@ impl Setting {
     /// What starts ours.
     pub fn our_command(&self, variant: &Variant, num_steps: usize) -> Command {
         let num_ranks = variant.shape.num_ranks;
-        let mut command = if num_ranks == 1 {
+        let command = if num_ranks == 1 {
             processes::pinned(&self.cores, &self.program)
         } else {
             let mut command = processes::pinned(&self.cores, &self.mpirun);
@@ -182,11 +179,7 @@ impl Setting {
             command.args(["--bind-to", "none", "-n", &num_ranks.to_string()]).arg(&self.program);
             command
         };
-        command
-            .current_dir(&self.root)
-            .arg(&self.config_file)
-            .args(self.arguments(variant, num_steps, "bench"));
-        command
+        self.configure(command, variant, num_steps, "bench")
     }
 
     /// The arguments behind the configuration.
