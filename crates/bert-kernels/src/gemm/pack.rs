@@ -4,8 +4,7 @@
 //! operand or a column of the right one; a word is one f32, or a pair of bf16 where the micro-kernel takes pairs.
 
 use super::{Path, Precision};
-use crate::simd::tile::Kernel;
-use crate::simd::tile::words_of;
+use crate::simd::tile::{Kernel, words_of};
 use crate::simd::transpose::{Square, transpose, transpose_between};
 use crate::simd::widest;
 use crate::simd::window::fetch;
