@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::support::{
-    Workspace, flip_bit,
+    Running, Workspace, flip_bit,
     process::{has_mpirun, run},
 };
 
@@ -47,6 +47,46 @@ fn slots_that_the_ranks_cannot_share_are_refused() {
         let finished = run(workspace.mpirun(3, "refused", &[])).expect_code(2);
         finished.expect_error(&["8 slots", "3 ranks"]);
     }
+}
+
+/// Two starts in one folder would take each other's checkpoints away. The first one does not notice the second.
+#[test]
+fn a_second_start_of_a_running_run_is_refused() {
+    if !has_mpirun() {
+        return;
+    }
+    let workspace = Workspace::new();
+    let overrides = ["schedule.total_steps=100000", "distributed.timeout_seconds=8"];
+    let mut running = Running::start(workspace.mpirun(2, "refused", &overrides));
+    running.wait_for_step(&workspace, "refused", 5);
+    check_refused(&workspace, &overrides, 2, &["is in use by another start", "process ", "run.name"]);
+    let num_steps = workspace.curve("refused").len();
+    running.wait_for_step(&workspace, "refused", num_steps + 5);
+    running.signal("USR1");
+    running.finish().expect_code(75);
+}
+
+/// After mpirun was killed its ranks live on for a while, and write lines and checkpoints.
+#[test]
+fn a_start_waits_for_ranks_whose_launcher_was_killed() {
+    if !has_mpirun() {
+        return;
+    }
+    let workspace = Workspace::new();
+    let overrides = ["schedule.total_steps=100000", "checkpoint.every_steps=10"];
+    let mut running = Running::start(workspace.mpirun(2, "killed", &overrides));
+    running.wait_for_step(&workspace, "killed", 25);
+    running.signal_group("KILL");
+    running.finish();
+    let mut next = Running::start(workspace.mpirun(2, "killed", &overrides));
+    next.wait_for_text("continuing after step");
+    let num_done = workspace.curve("killed").len();
+    next.signal("USR1");
+    let finished = next.finish().expect_code(75);
+    assert!(finished.stderr.contains("continuing after step"), "{}", finished.stderr);
+    let curve = workspace.curve("killed");
+    let steps = curve.iter().map(|line| line.split(' ').next().unwrap().parse::<usize>().unwrap());
+    assert!(steps.eq(1..=curve.len()), "{num_done}: lines are missing or doubled");
 }
 
 #[test]

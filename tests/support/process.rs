@@ -99,7 +99,18 @@ impl Running {
         });
     }
 
-    /// Sends a signal to the whole group: launcher and ranks.
+    /// Waits until the process has written this to standard error.
+    #[track_caller]
+    pub fn wait_for_text(&mut self, text: &str) {
+        while !self.text().1.contains(text) {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("ended ({status}) without saying \"{text}\":\n{}", self.text().1);
+            }
+            self.check_timeout();
+        }
+    }
+
+    /// Sends a signal to the whole group: the launcher and what it has not put into groups of their own.
     pub fn signal_group(&self, name: &str) {
         run_kill(name, &format!("-{}", self.child.id()));
     }

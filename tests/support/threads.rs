@@ -43,7 +43,7 @@ pub fn train(workspace: &Workspace, num_ranks: usize, name: &str, overrides: &[&
 fn run_rank(config: &Config, member: ThreadCommunicator) -> Result<(), TrainError> {
     let coordinator = Coordinator::launch(Launch::Thread(member), CoordinatorOptions { timeout: TIMEOUT })?;
     let run_dir = RunDir::new(config.run_dir());
-    setup::prepare_run_dir(&coordinator, config, &run_dir, false)?;
+    let _lock = setup::prepare_run_dir(&coordinator, config, &run_dir, false)?;
     let machine = MachineUse { backend: device::choose(config.device.backend, 0)?, num_threads: 1 };
     machine.backend.kind.set_num_threads(1);
     let (screen, stop) = (Screen::plain(), &StopFlag::default());

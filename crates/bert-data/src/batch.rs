@@ -46,7 +46,7 @@ pub struct MicroBatch {
     pub step: u64,
     /// Slot of that step.
     pub slot: usize,
-    /// Epoch of the first row.
+    /// Epoch that the step begins in; 0 in evaluation.
     pub epoch: u64,
     /// Number of rows.
     pub num_rows: usize,
@@ -72,7 +72,6 @@ pub struct MicroBatch {
 
 /// One row on its way into a micro-batch; the slices are those of [`Sample`].
 pub(crate) struct RowParts<'a> {
-    pub(crate) epoch: u64,
     pub(crate) sample_idx: u64,
     pub(crate) input_ids: &'a [u32],
     pub(crate) token_type_ids: &'a [u8],
@@ -98,9 +97,6 @@ impl MicroBatch {
 
     /// Appends a row.
     pub(crate) fn push(&mut self, row: &RowParts, pad: u32) {
-        if self.num_rows == 0 {
-            self.epoch = row.epoch;
-        }
         let start = self.num_rows * self.row_len;
         self.num_rows += 1;
         let end = self.num_rows * self.row_len;
@@ -159,7 +155,6 @@ mod tests {
             let ids: Vec<u32> = (0..length).map(|column| 100 * (1 + sample_idx as u32) + column).collect();
             let (positions, labels) = ([0, length - 1], [ids[0], ids[ids.len() - 1]]);
             let parts = RowParts {
-                epoch: sample_idx - 70,
                 sample_idx,
                 input_ids: &ids,
                 token_type_ids: &vec![1; ids.len()],
@@ -178,7 +173,7 @@ mod tests {
             [(vec![5, 11, 2], 64, 16), (vec![8], 64, 8), (vec![5, 64], 64, 64), (vec![13, 4], 13, 13)]
         {
             let batch = batch(&lengths, max_seq_length);
-            assert_eq!((batch.num_rows, batch.row_len, batch.epoch), (lengths.len(), row_len, 0));
+            assert_eq!((batch.num_rows, batch.row_len), (lengths.len(), row_len));
             assert_eq!(batch.lengths, lengths);
             assert_eq!(batch.input_ids.len(), lengths.len() * row_len);
             assert_eq!(batch.token_type_ids.len(), lengths.len() * row_len);

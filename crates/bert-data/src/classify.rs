@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! .tsv .csv .jsonl -> rows -> labels -> tokens          table, labels, rows
-//! step, slot -> position -> epoch, permuted row -> micro-batch
+//! step -> positions -> epoch, permuted rows -> slots -> micro-batch
 //! ```
 //! The rows of an epoch are a keyed permutation of the training rows; the tail of an epoch flows into the next one.
 //! Every arrow is a pure function of files, settings and seed, so rank counts, threads and restarts change no batch.
@@ -16,6 +16,7 @@ pub use labels::LabelSet;
 pub use rows::{EncodedRows, RowCounts};
 pub use table::{Table, TableColumns, TextRow, read_table};
 
+use crate::balance::{group_of_slot, share_rows};
 use crate::batch::MicroBatch;
 use crate::error::DataError;
 use crate::prefetch::BatchSource;
@@ -66,12 +67,17 @@ impl ClassifyData {
 
 impl BatchSource for ClassifyData {
     fn micro_batch(&self, step: u64, slot: usize) -> Result<MicroBatch, DataError> {
-        let start = step * self.global_batch_size as u64 + (slot * self.micro_batch_size) as u64;
-        let places: Vec<_> =
-            (start..start + self.micro_batch_size as u64).map(|position| self.locate(position)).collect();
-        let row_idxs: Vec<_> = places.iter().map(|place| place.sample_idx as usize).collect();
-        let batch = self.rows.batch(&row_idxs);
-        Ok(MicroBatch { step, slot, epoch: places[0].epoch, ..batch })
+        let rows_per_slot = self.micro_batch_size;
+        let slots = group_of_slot(slot, self.global_batch_size / rows_per_slot, rows_per_slot);
+        let first = step * self.global_batch_size as u64;
+        let start = first + (slots.start * rows_per_slot) as u64;
+        let row_idxs: Vec<_> = (start..start + (slots.len() * rows_per_slot) as u64)
+            .map(|position| self.locate(position).sample_idx as usize)
+            .collect();
+        let lengths: Vec<_> = row_idxs.iter().map(|&idx| self.rows.row_len(idx)).collect();
+        let of_slots = share_rows(&lengths, slots.len());
+        let of_slot: Vec<_> = of_slots[slot - slots.start].iter().map(|&row| row_idxs[row]).collect();
+        Ok(MicroBatch { step, slot, epoch: self.locate(first).epoch, ..self.rows.batch(&of_slot) })
     }
 
     /// Nothing: all rows are in memory, and their order is computed.

@@ -3,7 +3,7 @@
 //! ```text
 //! text -> lines -> WordPiece -> shards                 text, tokenizer, words, vocab, shards
 //! shards -> sample plan -> order -> pair -> mask       corpus, split, plan, pairs, masking
-//!        -> micro-batch -> prefetch                    batch, pretrain, prefetch, describe
+//!        -> slots -> micro-batch -> prefetch           balance, batch, pretrain, prefetch, describe
 //! corpus + samples -> figures and verdicts             audit
 //! labelled rows -> tokens -> order -> micro-batch       classify
 //! ```
@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+mod balance;
 mod batch;
 pub mod classify;
 pub mod compat;

@@ -23,10 +23,13 @@ pub(crate) struct Row {
     pub(crate) num_truncated: usize,
 }
 
-/// One segment: a range of a document's tokens.
-struct Segment {
-    place: Place,
-    tokens: Range<u64>,
+/// What a row is made of: ranges of documents' tokens, cut to fit. No token was read.
+struct Segments {
+    first: Range<u64>,
+    second: Option<Range<u64>>,
+    /// The document of a random second segment, with its index.
+    other: Option<(u64, Document)>,
+    num_truncated: usize,
 }
 
 /// Puts a planned sample into `row`, whatever was there before.
@@ -37,39 +40,56 @@ pub(crate) fn build_row(
     key: Key,
     row: &mut Row,
 ) -> Result<(), DataError> {
-    let mut stream = key.stream();
-    let corpus = &context.corpus;
-    let max_tokens = context.rules.max_tokens;
-    let place = corpus.place(sample.document)?;
-    let own = |tokens: &Range<u64>| Segment { place, tokens: tokens.clone() };
-    let (first, rest) = (&sample.chunk.first, &sample.chunk.rest);
+    let segments = Segments::new(context, sample, key)?;
     row.clear();
-    let (mut a, mut b) = match sample.chunk.second {
-        Second::None => (own(first), None),
-        Second::Next => (own(first), Some(own(rest))),
-        Second::Swapped => (own(rest), Some(own(first))),
-        Second::Random { target_tokens, starts_inside } => {
-            let other = context.partner(sample.document, &mut stream);
-            row.other_document = Some(other);
-            let partner = corpus.document(other)?;
-            let tokens = random_stretch(&partner, max_tokens, target_tokens, starts_inside, &mut stream);
-            (own(first), Some(Segment { place: corpus.place_of(&partner)?, tokens }))
-        }
-    };
     row.label = match sample.chunk.second {
         Second::None => None,
         Second::Next => Some(0),
         Second::Random { .. } | Second::Swapped => Some(1),
     };
-    let mut nothing = 0..0;
-    let b_tokens = b.as_mut().map_or(&mut nothing, |segment| &mut segment.tokens);
-    row.num_truncated = truncate(&mut a.tokens, b_tokens, max_tokens, &mut stream);
+    row.num_truncated = segments.num_truncated;
+    let place = context.corpus.place(sample.document)?;
     row.push_special(special.cls, 0);
-    row.push_segment(context, &a, 0, special.sep)?;
-    if let Some(b) = b {
-        row.push_segment(context, &b, 1, special.sep)?;
+    row.push_segment(context, place, segments.first, 0, special.sep)?;
+    if let Some(second) = segments.second {
+        let place = match &segments.other {
+            Some((_, document)) => context.corpus.place_of(document)?,
+            None => place,
+        };
+        row.other_document = segments.other.map(|(idx, _)| idx);
+        row.push_segment(context, place, second, 1, special.sep)?;
     }
     Ok(())
+}
+
+/// Tokens of the row that [`build_row`] would build.
+pub(crate) fn row_len(context: &PlanContext, sample: &PlannedSample, key: Key) -> Result<u32, DataError> {
+    let Segments { first, second, .. } = Segments::new(context, sample, key)?;
+    let with_sep = |tokens: Range<u64>| (tokens.end - tokens.start) as u32 + 1;
+    Ok(1 + with_sep(first) + second.map_or(0, with_sep))
+}
+
+impl Segments {
+    fn new(context: &PlanContext, sample: &PlannedSample, key: Key) -> Result<Self, DataError> {
+        let mut stream = key.stream();
+        let max_tokens = context.rules.max_tokens;
+        let (first, rest) = (sample.chunk.first.clone(), sample.chunk.rest.clone());
+        let (mut first, mut second, other) = match sample.chunk.second {
+            Second::None => (first, None, None),
+            Second::Next => (first, Some(rest), None),
+            Second::Swapped => (rest, Some(first), None),
+            Second::Random { target_tokens, starts_inside } => {
+                let other = context.partner(sample.document, &mut stream);
+                let document = context.corpus.document(other)?;
+                let tokens = random_stretch(&document, max_tokens, target_tokens, starts_inside, &mut stream);
+                (first, Some(tokens), Some((other, document)))
+            }
+        };
+        let mut nothing = 0..0;
+        let second_or_nothing = second.as_mut().unwrap_or(&mut nothing);
+        let num_truncated = truncate(&mut first, second_or_nothing, max_tokens, &mut stream);
+        Ok(Self { first, second, other, num_truncated })
+    }
 }
 
 /// Pieces of a document from a random one on, until there are `target_tokens` or the document ends.
@@ -126,13 +146,13 @@ impl Row {
     fn push_segment(
         &mut self,
         context: &PlanContext,
-        segment: &Segment,
+        place: Place,
+        tokens: Range<u64>,
         token_type: u8,
         sep: u32,
     ) -> Result<(), DataError> {
         let start = self.tokens.len();
-        let range = segment.tokens.clone();
-        context.corpus.read_at(segment.place, range, &mut self.tokens, &mut self.word_starts)?;
+        context.corpus.read_at(place, tokens, &mut self.tokens, &mut self.word_starts)?;
         self.token_type_ids.resize(self.tokens.len(), token_type);
         if let Some(first) = self.word_starts.get_mut(start) {
             *first = true;

@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 pub struct StepBatches {
     /// The step.
     pub step: u64,
-    /// Epoch of the first row.
+    /// Epoch that the step begins in.
     pub epoch: u64,
     /// One per slot, in slot order.
     pub micro_batches: Vec<MicroBatch>,

@@ -1,13 +1,14 @@
 //! Batches of pre-training data by position: the same for every number of ranks, threads and restarts.
 //!
 //! ```text
-//! step, slot -> position in one endless sequence -> epoch, index -> permuted sample -> row -> masked row
+//! step -> positions in one endless sequence -> epoch, index -> permuted samples -> slots -> rows -> masked rows
 //! ```
 //! Every arrow is a pure function of the corpus, the settings and the seed. What is kept between calls is a
 //! cache.
 
 mod ahead;
 mod evaluation;
+mod slots;
 
 pub use evaluation::EvalBaselines;
 
@@ -62,6 +63,8 @@ pub struct PretrainData {
     epochs: Mutex<Epochs>,
     /// Windows whose documents were read.
     read_windows: Mutex<ahead::ReadWindows>,
+    /// Slots that were filled.
+    slot_groups: Mutex<slots::SlotGroups>,
     /// Samples of the held-out documents, if any are held out.
     held_out: Option<EpochPlan>,
 }
@@ -130,8 +133,9 @@ impl PretrainData {
         let context = PlanContext { corpus, runs, split, sources, rules, order };
         let held_out = evaluation::plan_held_out(&context, config.seed)?;
         let epochs = Epochs { starts: vec![0], plans: VecDeque::new(), windows: VecDeque::new() };
-        let (epochs, read_windows) = (Mutex::new(epochs), Mutex::default());
-        let data = Self { context, config, masker, special, epochs, read_windows, held_out };
+        let epochs = Mutex::new(epochs);
+        let (read_windows, slot_groups) = (Mutex::default(), Mutex::default());
+        let data = Self { context, config, masker, special, epochs, read_windows, slot_groups, held_out };
         if data.num_samples(0)? == 0 {
             return Err(DataError::NoSamples { place: "training", expected: MIN_SAMPLE_TOKENS });
         }
@@ -232,29 +236,6 @@ impl PretrainData {
         Ok((SamplePosition { epoch, index_in_epoch, sample_idx: planned.sample_idx }, planned))
     }
 
-    /// The rows of one slot of one step: positions `step * global_batch_size + slot * micro_batch_size` and
-    /// on.
-    ///
-    /// # Errors
-    ///
-    /// [`DataError::Config`] if there is no such slot; [`DataError::Io`] if the shards cannot be read.
-    pub fn micro_batch(&self, step: u64, slot: usize) -> Result<MicroBatch, DataError> {
-        let num_slots = self.config.num_slots();
-        if slot >= num_slots {
-            return Err(DataError::config("slot", &format!("below {num_slots}"), slot));
-        }
-        let num_rows = self.config.micro_batch_size as u64;
-        let first = step * self.config.global_batch_size as u64 + slot as u64 * num_rows;
-        let mut batch = self.start_batch(step, slot, self.config.micro_batch_size);
-        let mut workspace = Workspace::default();
-        for position in first..first + num_rows {
-            let (SamplePosition { epoch, .. }, planned) = self.find(position)?;
-            let keys = self.sample_keys(epoch, planned.sample_idx);
-            self.push_sample(&planned, epoch, &keys, &mut workspace, &mut batch)?;
-        }
-        Ok(batch.finish())
-    }
-
     fn start_batch(&self, step: u64, slot: usize, max_rows: usize) -> MicroBatch {
         MicroBatch::start(step, slot, max_rows, self.config.max_seq_length)
     }
@@ -263,7 +244,6 @@ impl PretrainData {
     fn push_sample(
         &self,
         planned: &PlannedSample,
-        epoch: u64,
         keys: &SampleKeys,
         workspace: &mut Workspace,
         batch: &mut MicroBatch,
@@ -272,7 +252,6 @@ impl PretrainData {
         build_row(&self.context, planned, self.special, keys.pair, row)?;
         self.masker.mask_into(&row.tokens, &row.word_starts, keys.mask, choice, masked);
         let parts = RowParts {
-            epoch,
             sample_idx: planned.sample_idx,
             input_ids: &masked.input_ids,
             token_type_ids: &row.token_type_ids,

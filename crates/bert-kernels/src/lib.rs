@@ -25,3 +25,5 @@ pub mod residual;
 mod simd;
 pub mod slices;
 mod threads;
+
+pub use simd::widest;

@@ -15,7 +15,7 @@ pub(crate) mod window;
 /// Pass the closure with `#[inline(always)]`, and mark what it calls so: only inlined code is compiled for
 /// the wider target.
 #[inline]
-pub(crate) fn widest<R>(work: impl FnOnce() -> R) -> R {
+pub fn widest<R>(work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
         let has_avx512 = is_x86_feature_detected!("avx512f")

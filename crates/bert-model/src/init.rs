@@ -3,6 +3,7 @@
 //! Matrices and tables start from a normal distribution cut at two standard deviations, as in the original code;
 //! biases start at 0 and LayerNorm at the identity. No tensor and no generator state lives here.
 
+use bert_kernels::widest;
 use bert_random::Key;
 use rayon::prelude::*;
 
@@ -42,11 +43,15 @@ fn fill_parameter(config: &ModelConfig, spec: &ParameterSpec, init_key: Key, val
         values.par_chunks_mut(row_len).enumerate().for_each(|(row_idx, row)| {
             let stream = key.with(row_idx as u64).stream();
             let (len, mut places) = (row.len(), row.iter_mut());
-            stream.truncated_normals(LIMIT_SD, len, |deviate| {
+            let take = |deviate: f64| {
                 if let Some(place) = places.next() {
                     *place = (deviate * config.initializer_range) as f32;
                 }
-            });
+            };
+            widest(
+                #[inline(always)]
+                || stream.truncated_normals(LIMIT_SD, len, take),
+            );
         });
     }
 }

@@ -22,7 +22,8 @@ pub(crate) fn inverse_cdf(p: f64) -> f64 {
 }
 
 /// Replaces every `p` by [`inverse_cdf`] of it: the same bits, sooner, because no number waits for the one before and
-/// hardly a branch is guessed wrong.
+/// hardly a branch is guessed wrong. Inlined with all it calls, so that a caller compiled for wider vectors uses them.
+#[inline(always)]
 pub(crate) fn inverse_cdf_of_each(numbers: &mut [Lanes]) {
     assert!(numbers.len() * NUM_LANES <= NUM_TOGETHER, "at most {NUM_TOGETHER} numbers together");
     let (mut outer_idx, mut num_outer) = ([0; NUM_TOGETHER], 0);
@@ -47,6 +48,7 @@ pub(crate) fn inverse_cdf_of_each(numbers: &mut [Lanes]) {
 pub(crate) const NUM_LANES: usize = 8;
 pub(crate) type Lanes = [f64; NUM_LANES];
 
+#[inline(always)]
 fn central_of_each(numbers: &mut Lanes) {
     let from_median = numbers.map(|p| p - 0.5);
     let r = from_median.map(|from_median| 0.180_625 - from_median * from_median);
@@ -56,6 +58,7 @@ fn central_of_each(numbers: &mut Lanes) {
     }
 }
 
+#[inline(always)]
 fn outer_of_each(numbers: &mut Lanes) {
     let from_median = numbers.map(|p| p - 0.5);
     let mut r = [0.0; NUM_LANES];
@@ -78,6 +81,7 @@ fn outer_of_each(numbers: &mut Lanes) {
 }
 
 /// [`ln`] of every lane.
+#[inline(always)]
 fn ln_of_each(numbers: &Lanes) -> Lanes {
     let parts = numbers.map(exponent_and_mantissa);
     let s = parts.map(|(_, mantissa)| (mantissa - 1.0) / (mantissa + 1.0));
@@ -96,6 +100,7 @@ fn ln_of_each(numbers: &Lanes) -> Lanes {
 }
 
 /// [`polynomial`] of every lane.
+#[inline(always)]
 fn polynomials(coefficients: &[f64; 8], x: &Lanes) -> Lanes {
     let mut sums = [0.0; NUM_LANES];
     for coefficient in coefficients.iter().rev() {
@@ -138,7 +143,7 @@ fn ln(x: f64) -> f64 {
 }
 
 /// Returns e and m with x = m 2^e and m between the root of a half and that of two.
-#[inline]
+#[inline(always)]
 fn exponent_and_mantissa(x: f64) -> (f64, f64) {
     let bits = x.to_bits();
     let exponent = (((bits >> 52) & 0x7ff) as i32 - 1023) as f64;

@@ -145,11 +145,12 @@ impl Stream {
     }
 
     /// Passes what as many calls of [`Stream::truncated_normal`] return to `take`, in order, and is used up by it. Several
-    /// times as fast for many of them.
+    /// times as fast for many of them, and faster still in a caller that is compiled for wide vectors.
     ///
     /// # Panics
     ///
     /// As [`Stream::truncated_normal`].
+    #[inline(always)]
     pub fn truncated_normals(mut self, limit_sd: f64, count: usize, mut take: impl FnMut(f64)) {
         assert!(limit_sd >= 0.01, "truncated_normals needs a limit of at least 0.01 sd, got {limit_sd}");
         let (mut numbers, mut num_left) = ([Lanes::default(); NUM_TOGETHER / NUM_LANES], count);

@@ -69,6 +69,10 @@ pub enum TrainError {
     )]
     Occupied { path: PathBuf },
     #[error(
+        "run folder `{path}` is in use by another start ({holder}); wait until it has ended or stop it, or choose another run.name"
+    )]
+    InUse { path: PathBuf, holder: String },
+    #[error(
         "step {step}: {what} is not finite; nothing was saved, the last checkpoint stands; lower schedule.peak_learning_rate or look at the data of this step with --debug"
     )]
     NonFinite { step: u64, what: String },
@@ -101,7 +105,7 @@ impl TrainError {
             Self::Hf(HfError::Io { .. }) => EXIT_FAILURE,
             Self::Hf(_) | Self::OtherRun { .. } => EXIT_DAMAGED,
             Self::Checkpoint(error) => error.exit_code(),
-            Self::Occupied { .. } | Self::Usage(_) => EXIT_CONFIG,
+            Self::Occupied { .. } | Self::InUse { .. } | Self::Usage(_) => EXIT_CONFIG,
             Self::NonFinite { .. } => EXIT_NON_FINITE,
             Self::Model(_)
             | Self::Io { .. }

@@ -13,6 +13,7 @@ use crate::{
     fault::{self, Faults},
     ranks::agree,
     run_dir::RunDir,
+    run_lock::RunLock,
     screen::{Screen, start_logging},
     session::{Outcome, Session},
     setup::{self, MachineUse},
@@ -64,7 +65,7 @@ pub fn run_rank(
     let world = coordinator.world();
     let run_dir = RunDir::new(config.run_dir());
     setup::check_plan(coordinator, config)?;
-    setup::prepare_run_dir(coordinator, config, &run_dir, is_debug)?;
+    let lock = setup::prepare_run_dir(coordinator, config, &run_dir, is_debug)?;
     let screen = if is_debug {
         Screen::plain()
     } else {
@@ -73,6 +74,7 @@ pub fn run_rank(
     if !is_debug || world.is_first() {
         start_logging(&config.log, &screen, world.is_first(), &run_dir.log(world.rank()))?;
     }
+    tell_lock(lock.as_ref());
     let planted = env::var(fault::VARIABLE).ok();
     let faults = agree(coordinator, "planted faults", Faults::of_rank(planted.as_deref(), world.rank()))?;
     setup::check_same_start(coordinator, config, faults.version())?;
@@ -87,6 +89,17 @@ pub fn run_rank(
     let num_threads = setup::start_threads(config, backend.kind, num_local_ranks, is_debug)?;
     let machine = MachineUse { backend, num_threads };
     Rank { config, coordinator, run_dir: &run_dir, screen, stop, machine, faults, is_debug }.train()
+}
+
+/// What was met when the run folder was locked.
+fn tell_lock(lock: Option<&RunLock>) {
+    let Some(lock) = lock else { return };
+    if lock.waited > Duration::from_millis(500) {
+        tracing::info!("waited {:.1} s for ranks of the last start to end", lock.waited.as_secs_f64());
+    }
+    if let Some(problem) = &lock.problem {
+        tracing::warn!("no locks in the run folder ({problem}); do not start this run twice at a time");
+    }
 }
 
 /// A rank that is ready to open its data: what belongs to the process (messages, compute threads) is there.

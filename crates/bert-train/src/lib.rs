@@ -4,7 +4,7 @@
 //! - [`launch`]: from there to a session on every rank; [`device`]: the backend; [`session`]: the course of a run.
 //! - [`step`]: one optimization step, on one screen; [`trainer`], [`optimizer`], [`schedule`], [`verdict`],
 //!   [`control`], [`phase`], [`figures`]: its parts. [`task`]: what differs between pre-training and classification.
-//! - [`checkpoint`], [`saver`]: complete or not there. [`eval`], [`metrics`], [`class_metrics`], [`report`],
+//! - [`run_dir`], [`run_lock`]: the folder of a run, for one start at a time. [`checkpoint`], [`saver`]: complete or not there. [`eval`], [`metrics`], [`class_metrics`], [`report`],
 //!   [`screen`], [`stragglers`]: what is told. [`lineage`]: where the first weights come from.
 //! - [`fault`]: what goes wrong on request; [`diagnosis`], [`arrival`], [`peers`], [`failure_record`]: what is said when something does.
 //!
@@ -39,6 +39,7 @@ pub mod phase;
 pub mod ranks;
 pub mod report;
 pub mod run_dir;
+pub mod run_lock;
 pub mod saver;
 pub mod schedule;
 pub mod screen;

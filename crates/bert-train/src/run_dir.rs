@@ -76,6 +76,18 @@ impl RunDir {
         self.root.join("checkpoints")
     }
 
+    /// `run.lock`, held by rank 0.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("run.lock")
+    }
+
+    /// `ranks.lock`, shared by the other ranks.
+    #[must_use]
+    pub fn ranks_lock(&self) -> PathBuf {
+        self.root.join("ranks.lock")
+    }
+
     /// `metrics.jsonl`
     #[must_use]
     pub fn metrics(&self) -> PathBuf {

@@ -3,7 +3,7 @@
 //! Owns the order of the phases before the first step, and the translation of sections into the settings of the
 //! other crates. Every phase ends in an agreement: a rank that fails takes the others with it, with one message.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bert_coordinator::{Coordinator, slots_of_rank};
 use bert_data::{
@@ -29,6 +29,7 @@ use crate::{
     optimizer::BucketState,
     ranks::{agree, together},
     run_dir::{RunDir, RunRecord},
+    run_lock::RunLock,
     saver::{self, Identity, Resumption},
     task::{Task, TaskModel},
     trainer::zero_states,
@@ -53,23 +54,32 @@ pub struct MachineUse {
     pub num_threads: usize,
 }
 
-/// Makes or checks the run folder; the folder of a debug run may change its configuration.
+/// Makes or checks the run folder and keeps other starts out of it; the folder of a debug run may change its
+/// configuration.
 ///
 /// # Errors
 ///
-/// [`TrainError`] on every rank if it cannot be written or belongs to another configuration.
+/// [`TrainError`] on every rank if it cannot be written, is in use or belongs to another configuration.
 pub fn prepare_run_dir(
     coordinator: &Coordinator,
     config: &Config,
     run_dir: &RunDir,
     is_debug: bool,
-) -> Result<(), TrainError> {
+) -> Result<Option<RunLock>, TrainError> {
+    // The other ranks wait for rank 0 meanwhile, and not longer than that.
+    let longest_wait = Duration::from_secs_f64(config.distributed.timeout_seconds / 2.0);
     let prepare = || {
         run_dir.create()?;
-        if is_debug { Ok(()) } else { run_dir.check_same_run(config) }
+        let lock = RunLock::of_first(run_dir, longest_wait)?;
+        if !is_debug {
+            run_dir.check_same_run(config)?;
+        }
+        Ok(Some(lock))
     };
     let is_first = coordinator.world().is_first();
-    agree(coordinator, "run folder", if is_first { prepare() } else { Ok(()) })
+    let first = agree(coordinator, "run folder", if is_first { prepare() } else { Ok(None) })?;
+    let lock = if is_first { Ok(first) } else { RunLock::of_other(run_dir) };
+    agree(coordinator, "run folder of the other ranks", lock)
 }
 
 /// Compares with the other ranks what decides the way to the first step: program, configuration, rhythm.

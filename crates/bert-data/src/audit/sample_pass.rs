@@ -1,15 +1,17 @@
 //! Samples as they are trained on: masks, replacements, lengths of units, pairs, truncation, padding.
 //!
-//! Micro-batches are measured in parallel; everything is a sum of whole numbers, so threads change nothing.
+//! Groups of micro-batches are measured in parallel; everything is a sum of whole numbers, so threads change nothing.
 
 use super::statistics::{ChiSquare, chi_square};
+use crate::balance::{group_of_slot, share_rows};
 use crate::batch::Sample;
-use crate::config::MaskMode;
+use crate::config::{MaskMode, PretrainDataConfig};
 use crate::error::DataError;
 use crate::masking::{Replacement, length_weights};
 use crate::pretrain::PretrainData;
 use rayon::prelude::*;
 use serde::Serialize;
+use std::ops::Range;
 
 /// Ranges of documents that the partners of negatives are counted by.
 const MAX_PARTNER_BINS: u64 = 1000;
@@ -133,7 +135,7 @@ struct Ruler<'a> {
     length_step: usize,
 }
 
-/// Measures the first `num_samples` samples, rounded up to whole micro-batches. Static masks repeat, so no more
+/// Measures the first `num_samples` samples in micro-batches as they are trained on. Static masks repeat, so no more
 /// than one turn of their copies is measured.
 pub(super) fn measure(data: &PretrainData, num_samples: u64) -> Result<SampleFigures, DataError> {
     let mut num_samples = num_samples.max(1);
@@ -150,22 +152,31 @@ pub(super) fn measure(data: &PretrainData, num_samples: u64) -> Result<SampleFig
         num_bins: num_bins as usize,
         length_step: data.config().max_seq_length.div_ceil(NUM_LENGTH_BINS),
     };
-    let num_rows = data.config().micro_batch_size as u64;
-    let tally = (0..num_samples.div_ceil(num_rows) as usize)
+    let tally = groups(data.config(), num_samples)
         .into_par_iter()
-        .with_min_len(64)
         .try_fold(
             || ruler.empty(),
-            |mut tally, batch_idx| {
-                let first = batch_idx as u64 * num_rows;
-                let positions = first..(first + num_rows).min(num_samples);
-                ruler.add_micro_batch(&mut tally, positions)?;
+            |mut tally, positions| {
+                ruler.add_group(&mut tally, positions)?;
                 Ok(tally)
             },
         )
         .try_reduce(|| ruler.empty(), |a, b| Ok(a.plus(&b)))?;
     let num_epochs = data.locate(num_samples - 1)?.epoch + 1;
     Ok(ruler.figures(&tally, num_epochs))
+}
+
+/// Positions of the slots that are filled together, up to `num_samples`.
+fn groups(config: &PretrainDataConfig, num_samples: u64) -> Vec<Range<u64>> {
+    let (mut groups, mut start) = (Vec::new(), 0);
+    while start < num_samples {
+        let slot = (start % config.global_batch_size as u64) as usize / config.micro_batch_size;
+        let slots = group_of_slot(slot, config.num_slots(), config.micro_batch_size);
+        let end = num_samples.min(start + (slots.len() * config.micro_batch_size) as u64);
+        groups.push(start..end);
+        start = end;
+    }
+    groups
 }
 
 /// A part of a whole that may be 0.
@@ -231,19 +242,30 @@ impl Ruler<'_> {
         }
     }
 
-    fn add_micro_batch(&self, tally: &mut Tally, positions: std::ops::Range<u64>) -> Result<(), DataError> {
-        let num_rows = positions.end - positions.start;
-        let mut longest = 0;
+    fn add_group(&self, tally: &mut Tally, positions: Range<u64>) -> Result<(), DataError> {
+        let mut lengths = Vec::new();
         for position in positions {
             let sample = self.data.sample(position)?;
-            longest = longest.max(sample.input_ids.len());
+            lengths.push(sample.input_ids.len() as u32);
             self.add_masks(tally, &sample);
             self.add_row(tally, &sample);
         }
-        // As `MicroBatch` pads.
-        let row_len = longest.next_multiple_of(8).min(self.data.config().max_seq_length);
-        tally.num_positions += num_rows * row_len as u64;
+        // The last group may end in the middle of a slot.
+        let num_rows = self.data.config().micro_batch_size;
+        let (whole, rest) = lengths.split_at(lengths.len() / num_rows * num_rows);
+        let num_slots = whole.len() / num_rows;
+        let slots = if num_slots > 0 { share_rows(whole, num_slots) } else { vec![] };
+        let of_slot = |rows: &Vec<usize>| rows.iter().map(|&row| whole[row]).collect();
+        let slots: Vec<Vec<u32>> = slots.iter().map(of_slot).chain([rest.to_vec()]).collect();
+        tally.num_positions += slots.iter().map(|lengths| self.num_positions(lengths)).sum::<u64>();
         Ok(())
+    }
+
+    /// Positions of a micro-batch with rows of these lengths, as `MicroBatch` pads.
+    fn num_positions(&self, lengths: &[u32]) -> u64 {
+        let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
+        let row_len = longest.next_multiple_of(8).min(self.data.config().max_seq_length);
+        (lengths.len() * row_len) as u64
     }
 
     fn add_masks(&self, tally: &mut Tally, sample: &Sample) {

@@ -89,6 +89,11 @@ impl EncodedRows {
         &self.labels
     }
 
+    /// Tokens of a row.
+    pub(crate) fn row_len(&self, idx: usize) -> u32 {
+        self.rows[idx].ids.len() as u32
+    }
+
     /// What encoding did.
     pub fn counts(&self) -> RowCounts {
         self.counts

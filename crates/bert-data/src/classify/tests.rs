@@ -22,9 +22,22 @@ fn data(num_rows: usize, global: usize, micro: usize, seed: u64) -> ClassifyData
 
 /// Rows of steps `0..num_steps`, in the order of positions.
 fn rows_of(data: &ClassifyData, num_steps: u64) -> Vec<u64> {
+    let num_rows = num_steps * data.global_batch_size as u64;
+    (0..num_rows).map(|position| data.locate(position).sample_idx).collect()
+}
+
+/// Rows of each step as its slots have them, sorted.
+fn rows_of_slots(data: &ClassifyData, num_steps: u64) -> Vec<Vec<u64>> {
     let num_slots = data.global_batch_size / data.micro_batch_size;
-    let slots = (0..num_steps).flat_map(|step| (0..num_slots).map(move |slot| (step, slot)));
-    slots.flat_map(|(step, slot)| data.micro_batch(step, slot).unwrap().sample_idxs).collect()
+    let rows = |step| {
+        let slot_rows = |slot| data.micro_batch(step, slot).unwrap().sample_idxs;
+        let slots: Vec<Vec<u64>> = (0..num_slots).map(slot_rows).collect();
+        assert!(slots.iter().all(|rows| rows.len() == data.micro_batch_size));
+        let mut rows = slots.concat();
+        rows.sort_unstable();
+        rows
+    };
+    (0..num_steps).map(rows).collect()
 }
 
 proptest! {
@@ -35,6 +48,9 @@ proptest! {
         let data = data(num_rows, slots * micro, micro, seed);
         let num_steps = (3 * num_rows).div_ceil(slots * micro) as u64;
         let rows = rows_of(&data, num_steps);
+        let mut steps: Vec<_> = rows.chunks(slots * micro).map(<[u64]>::to_vec).collect();
+        steps.iter_mut().for_each(|rows| rows.sort_unstable());
+        prop_assert_eq!(rows_of_slots(&data, num_steps), steps);
         for epoch in rows.chunks_exact(num_rows) {
             let mut sorted = epoch.to_vec();
             sorted.sort_unstable();
@@ -44,9 +60,9 @@ proptest! {
 
     #[test]
     fn how_a_step_is_cut_into_slots_changes_no_row(num_rows in 1usize..40, seed in any::<u64>()) {
-        let whole = rows_of(&data(num_rows, 12, 12, seed), 5);
+        let whole = rows_of_slots(&data(num_rows, 12, 12, seed), 5);
         for micro in [1, 2, 3, 4, 6] {
-            prop_assert_eq!(&rows_of(&data(num_rows, 12, micro, seed), 5), &whole);
+            prop_assert_eq!(&rows_of_slots(&data(num_rows, 12, micro, seed), 5), &whole);
         }
     }
 
@@ -68,9 +84,9 @@ fn epochs_and_seeds_have_orders_of_their_own_and_the_tail_flows_on() {
     let rows = rows_of(&one, 5);
     assert_ne!(rows[..50], rows[50..]);
     assert_ne!(rows, rows_of(&two, 5));
-    // Step 2 begins at position 40: its last ten rows belong to epoch 1.
-    assert_eq!(one.micro_batch(2, 1).unwrap().epoch, 0);
-    assert_eq!(one.micro_batch(2, 2).unwrap().epoch, 1);
+    // Step 2 begins at position 40: its last ten rows belong to epoch 1, and are in any of its slots.
+    assert!((0..4).all(|slot| one.micro_batch(2, slot).unwrap().epoch == 0));
+    assert_eq!(one.micro_batch(3, 0).unwrap().epoch, 1);
     assert_eq!(one.locate(50).epoch, 1);
 }
 

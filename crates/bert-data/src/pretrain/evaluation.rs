@@ -96,7 +96,7 @@ impl PretrainData {
         let mut workspace = Workspace::default();
         for sample_idx in first..end {
             let (planned, keys) = self.find_held_out(sample_idx)?;
-            self.push_sample(&planned, 0, &keys, &mut workspace, &mut batch)?;
+            self.push_sample(&planned, &keys, &mut workspace, &mut batch)?;
         }
         Ok(batch.finish())
     }

@@ -34,22 +34,36 @@ fn weighted(corpus: &Arc<Corpus>, order: SampleOrder, weights: &[f64]) -> Pretra
     PretrainData::new(corpus.clone(), config).unwrap()
 }
 
-/// Logs the sample at each position, as one rank sees it.
-fn log(data: &PretrainData, steps: Range<u64>, slots: Range<usize>, samples: &mut BTreeMap<u64, u64>) {
+/// Samples of a step and slot, as a rank sees them.
+type Log = BTreeMap<(u64, usize), Vec<u64>>;
+
+fn log(data: &PretrainData, steps: Range<u64>, slots: Range<usize>, samples: &mut Log) {
     for (step, slot) in steps.flat_map(|step| slots.clone().map(move |slot| (step, slot))) {
         let batch = data.micro_batch(step, slot).unwrap();
-        for (position, &sample_idx) in (step * 48 + slot as u64 * 2..).zip(&batch.sample_idxs) {
-            assert_eq!(samples.insert(position, sample_idx), None, "position {position} comes twice");
-        }
+        assert_eq!(batch.sample_idxs.len(), 2);
+        assert_eq!(
+            samples.insert((step, slot), batch.sample_idxs),
+            None,
+            "slot {slot} of {step} comes twice"
+        );
     }
 }
 
-fn check_each_sample_once(data: &PretrainData, num_epochs: u64, samples: &BTreeMap<u64, u64>) {
+/// A step has the samples of its positions, and the positions of an epoch have each sample once.
+fn check_each_sample_once(data: &PretrainData, num_epochs: u64, num_steps: u64, samples: &Log) {
+    let at = |position| data.locate(position).unwrap().sample_idx;
     for epoch in 0..num_epochs {
         let positions = data.position_of_epoch(epoch).unwrap()..data.position_of_epoch(epoch + 1).unwrap();
         let num_samples = positions.end - positions.start;
-        let seen: BTreeSet<u64> = positions.map(|position| samples[&position]).collect();
+        let seen: BTreeSet<u64> = positions.map(at).collect();
         assert!(seen.into_iter().eq(0..num_samples), "epoch {epoch}");
+    }
+    for step in 0..num_steps {
+        let mut got: Vec<u64> = (0..24).flat_map(|slot| &samples[&(step, slot)]).copied().collect();
+        let mut expected: Vec<u64> = (step * 48..(step + 1) * 48).map(at).collect();
+        got.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(got, expected, "step {step}");
     }
 }
 
@@ -68,7 +82,7 @@ fn each_sample_comes_once_per_epoch_on_any_ranks_and_across_restarts() {
         let num_steps = reference.position_of_epoch(2).unwrap().div_ceil(48);
         let mut expected = BTreeMap::new();
         log(&reference, 0..num_steps, 0..24, &mut expected);
-        check_each_sample_once(&reference, 2, &expected);
+        check_each_sample_once(&reference, 2, num_steps, &expected);
         let mut stops = Key::new(5, Purpose::Debug).stream();
         for num_ranks in [1, 2, 3, 4, 8] {
             let stop = 1 + stops.below(num_steps - 1);

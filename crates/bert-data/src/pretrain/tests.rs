@@ -5,7 +5,7 @@ use crate::Prefetcher;
 use crate::config::MaskStrategy;
 use crate::masking::ngram_preset;
 use crate::testing::{config, corpus_of, text};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 fn data(text: &str, config: PretrainDataConfig) -> Result<PretrainData, DataError> {
     let dir = tempfile::tempdir().unwrap();
@@ -74,6 +74,44 @@ fn positions_are_found_in_any_order() {
     assert!(expected.iter().any(|sample| sample.epoch > 0));
 }
 
+/// The tokens of each row after masking.
+fn rows_by_sample(batches: &[MicroBatch]) -> BTreeMap<u64, &[u32]> {
+    let rows = batches.iter().flat_map(|batch| {
+        let row = |(start, &length): (usize, &u32)| &batch.input_ids[start..start + length as usize];
+        let starts = (0..).step_by(batch.row_len);
+        batch.sample_idxs.iter().copied().zip(starts.zip(&batch.lengths).map(row))
+    });
+    rows.collect()
+}
+
+/// Rows of 64 tokens at most, and many that are shorter.
+#[test]
+fn slots_of_a_step_share_its_tokens_and_keep_their_number_of_rows() {
+    let data = data(&text(400, 12), config(SentenceObjective::Nsp)).unwrap();
+    let (mut spread, mut spread_in_turn) = (0, 0);
+    let between = |tokens: &[u64]| tokens.iter().max().unwrap() - tokens.iter().min().unwrap();
+    for step in 0..20 {
+        let first = data.locate(step * 16).unwrap();
+        let batches: Vec<MicroBatch> = (0..4).map(|slot| data.micro_batch(step, slot).unwrap()).collect();
+        assert!(batches.iter().all(|batch| batch.num_rows == 4 && batch.epoch == first.epoch));
+        spread += between(&batches.iter().map(MicroBatch::num_tokens).collect::<Vec<_>>());
+        let positions = step * 16..step * 16 + 16;
+        let mut lengths: Vec<u32> =
+            positions.map(|position| data.sample(position).unwrap().input_ids.len() as u32).collect();
+        let in_turn: Vec<u64> =
+            lengths.chunks(4).map(|rows| rows.iter().copied().map(u64::from).sum()).collect();
+        spread_in_turn += between(&in_turn);
+        let mut got: Vec<u32> = batches.into_iter().flat_map(|batch| batch.lengths).collect();
+        got.sort_unstable();
+        lengths.sort_unstable();
+        assert_eq!(got, lengths);
+    }
+    println!(
+        "tokens between the fullest and the emptiest slot in 20 steps: {spread}; in turn {spread_in_turn}"
+    );
+    assert!(2 * spread < spread_in_turn, "{spread} {spread_in_turn}");
+}
+
 #[test]
 fn the_global_batch_does_not_depend_on_slots_or_threads() {
     let whole =
@@ -84,26 +122,14 @@ fn the_global_batch_does_not_depend_on_slots_or_threads() {
         .map(|(n, depth)| Prefetcher::spawn(parts.clone(), 0, 0..4, n, depth).unwrap())
         .into();
     for step in 0..12 {
-        let expected = whole.micro_batch(step, 0).unwrap();
-        let mut sample_idxs: Vec<u64> = vec![];
-        for slot in 0..4 {
-            let batch = parts.micro_batch(step, slot).unwrap();
-            sample_idxs.extend(&batch.sample_idxs);
-            for row in 0..4 {
-                let (got_start, start) = (row * batch.row_len, (slot * 4 + row) * expected.row_len);
-                let length = batch.lengths[row] as usize;
-                assert_eq!(
-                    batch.input_ids[got_start..got_start + length],
-                    expected.input_ids[start..start + length]
-                );
-            }
-        }
-        assert_eq!(sample_idxs, expected.sample_idxs);
+        let expected = [whole.micro_batch(step, 0).unwrap()];
+        let expected = rows_by_sample(&expected);
+        let batches: Vec<MicroBatch> = (0..4).map(|slot| parts.micro_batch(step, slot).unwrap()).collect();
+        assert_eq!(expected.len(), 16);
+        assert_eq!(rows_by_sample(&batches), expected);
         let steps: Vec<_> = prefetchers.iter_mut().map(|p| p.next_step().unwrap()).collect();
         assert_eq!(steps[0], steps[1]);
-        for (slot, batch) in steps[0].micro_batches.iter().enumerate() {
-            assert_eq!(batch, &parts.micro_batch(step, slot).unwrap());
-        }
+        assert_eq!(steps[0].micro_batches, batches);
     }
 }
 
@@ -113,18 +139,20 @@ fn rows_have_the_form_bert_expects() {
         let data = ordinary(objective);
         for step in 0..20 {
             let batch = data.micro_batch(step, 1).unwrap();
+            let samples = (step * 16..step * 16 + 16).map(|position| data.sample(position).unwrap());
+            let samples: BTreeMap<u64, Sample> = samples.map(|sample| (sample.sample_idx, sample)).collect();
             assert!(batch.row_len.is_multiple_of(8) && batch.row_len <= 64);
             assert_eq!(batch.input_ids.len(), batch.num_rows * batch.row_len);
             assert_eq!(batch.nsp_labels.len(), if objective == SentenceObjective::None { 0 } else { 4 });
             assert!(batch.mlm_positions.is_sorted_by(|a, b| a < b));
             for row in 0..4 {
-                let sample = data.sample(step * 16 + 4 + row as u64).unwrap();
+                let sample = &samples[&batch.sample_idxs[row]];
                 let length = sample.input_ids.len();
                 assert_eq!(batch.lengths[row] as usize, length);
                 let start = row * batch.row_len;
                 assert_eq!(batch.input_ids[start..start + length], sample.input_ids);
                 assert!(batch.input_ids[start + length..start + batch.row_len].iter().all(|&id| id == 0));
-                let parts = segments(&sample);
+                let parts = segments(sample);
                 assert_eq!(parts.len(), if objective == SentenceObjective::None { 1 } else { 2 });
                 assert!(parts.iter().all(|part| !part.is_empty()));
                 assert_eq!((sample.original_ids[0], sample.original_ids[length - 1]), (2, 3));
