@@ -3,7 +3,7 @@
 //! Owns how (seed, purpose, parts..) becomes 128 mixed bits. A key never yields numbers itself; it opens a
 //! [`Stream`] or hands out bits for kernels that hash element indices.
 
-use crate::philox::philox4x32;
+use crate::philox::{philox4x32, split};
 use crate::stream::Stream;
 
 /// Changing this word changes every number of every run. It never changes within a major version.
@@ -108,16 +108,12 @@ impl Key {
     }
 
     /// Returns block `counter` of this key in `domain`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn block(self, domain: Domain, counter: u64) -> [u32; 4] {
         let [s0, s1, s2, s3] = self.0;
         let [low, high] = split(counter);
         philox4x32([low, high, s0, s1], [s2 ^ domain as u32, s3])
     }
-}
-
-fn split(value: u64) -> [u32; 2] {
-    [value as u32, (value >> 32) as u32]
 }
 
 #[cfg(test)]

@@ -37,8 +37,13 @@ pub(crate) fn inverse_cdf_of_each(numbers: &mut [Lanes]) {
     for (number, idx) in outer.as_flattened_mut().iter_mut().zip(outer_idx) {
         *number = numbers.as_flattened()[*idx];
     }
-    outer.iter_mut().take(num_outer.div_ceil(NUM_LANES)).for_each(outer_of_each);
-    numbers.iter_mut().for_each(central_of_each);
+    // Loops, because `for_each` is compiled on its own, for narrow vectors.
+    for lanes in &mut outer[..num_outer.div_ceil(NUM_LANES)] {
+        outer_of_each(lanes);
+    }
+    for lanes in &mut *numbers {
+        central_of_each(lanes);
+    }
     for (number, idx) in outer.as_flattened().iter().zip(outer_idx) {
         numbers.as_flattened_mut()[*idx] = *number;
     }

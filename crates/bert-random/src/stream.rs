@@ -6,6 +6,7 @@
 
 use crate::key::{Domain, Key};
 use crate::normal::{Lanes, NUM_LANES, NUM_TOGETHER, inverse_cdf, inverse_cdf_of_each};
+use crate::philox::join;
 
 /// A local generator over the numbers of one [`Key`]: (key, counter), the counter starting at 0.
 #[derive(Clone, Debug)]
@@ -45,10 +46,10 @@ impl Stream {
     pub fn next_u64(&mut self) -> u64 {
         if let Some([low, high]) = self.words.get(self.num_used..self.num_used + 2) {
             self.num_used += 2;
-            return u64::from(*high) << 32 | u64::from(*low);
+            return join([*low, *high]);
         }
-        let low = u64::from(self.next_u32());
-        u64::from(self.next_u32()) << 32 | low
+        let low = self.next_u32();
+        join([low, self.next_u32()])
     }
 
     /// Returns a uniform integer of `0..n`, without bias.
@@ -126,7 +127,27 @@ impl Stream {
     /// Returns a uniform odd multiple of 2^-54 in `(0, 1)`.
     #[inline]
     fn open_unit_f64(&mut self) -> f64 {
-        ((self.next_u64() >> 11) as f64 + 0.5) * (1.0 / (1_u64 << 53) as f64)
+        open_unit(self.next_u64())
+    }
+
+    /// What as many calls of [`Stream::open_unit_f64`] return, from whole blocks where one begins.
+    #[inline(always)]
+    fn fill_open_unit(&mut self, numbers: &mut [Lanes]) {
+        for lanes in numbers {
+            let mut bits = [0; NUM_LANES];
+            if self.num_used == self.words.len() {
+                for pair in bits.as_chunks_mut().0 {
+                    let [a, b, c, d] = self.key.block(Domain::Stream, self.next_block);
+                    *pair = [join([a, b]), join([c, d])];
+                    self.next_block += 1;
+                }
+            } else {
+                bits.fill_with(|| self.next_u64());
+            }
+            for (number, bits) in lanes.iter_mut().zip(bits) {
+                *number = open_unit(bits);
+            }
+        }
     }
 
     /// Returns a standard normal deviate, redrawn until its magnitude is at most `limit_sd`.
@@ -158,7 +179,7 @@ impl Stream {
             // At two standard deviations every twentieth is drawn again.
             let num_wanted = num_left + num_left / 16;
             let numbers = &mut numbers[..num_wanted.div_ceil(NUM_LANES).min(NUM_TOGETHER / NUM_LANES)];
-            numbers.as_flattened_mut().fill_with(|| self.open_unit_f64());
+            self.fill_open_unit(numbers);
             inverse_cdf_of_each(numbers);
             let deviates = numbers.as_flattened().iter();
             for deviate in deviates.filter(|deviate| deviate.abs() <= limit_sd).take(num_left) {
@@ -167,6 +188,11 @@ impl Stream {
             }
         }
     }
+}
+
+#[inline(always)]
+fn open_unit(bits: u64) -> f64 {
+    ((bits >> 11) as f64 + 0.5) * (1.0 / (1_u64 << 53) as f64)
 }
 
 #[cfg(test)]
