@@ -337,7 +337,7 @@ impl Coordinator {
         let mut last_beat = self.pulse.num_beats();
         let mut silence = Deadline::after(patience);
         loop {
-            match reply.recv_timeout(Duration::from_millis(200)) {
+            match self.pulse.awaiting(|| reply.recv_timeout(Duration::from_millis(200))) {
                 Ok(result) => return result.map_err(|err| CoordinatorError::from_comm(phase, err)),
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(CoordinatorError::ThreadDied { phase: phase.to_owned() });

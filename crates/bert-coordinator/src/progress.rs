@@ -53,7 +53,9 @@ impl Deadline {
 /// A thread that polls hot takes half of the compute where each rank has one core. A thread that gives its time slice away
 /// gets it back only after whole slices of whoever else can run (Linux 6.18 lets it pay for one), and one that naps
 /// wakes up a tenth of a millisecond later: both slow data down (naps, measured over TCP: by 1.8). So
-/// no wait begins with either; a wait for a peer that may still be computing naps soon, one for data that flows late.
+/// no wait begins with either; a wait for a peer that may still be computing naps soon, one for data that flows late. Every
+/// awakening costs the computation beside it a few microseconds, so as long as nobody here waits for the result, naps
+/// get longer with the wait.
 #[cfg(feature = "mpi")]
 #[derive(Debug)]
 pub(crate) struct Backoff {
@@ -67,6 +69,9 @@ impl Backoff {
     /// As long as a peer takes for a piece of data, and no longer: it may need this core for that.
     const SPIN: Duration = Duration::from_micros(20);
     const NAPS: [Duration; 2] = [Duration::from_micros(20), Duration::from_micros(50)];
+    /// While the training thread computes: naps of this part of the wait so far, at most `LONGEST_NAP`.
+    const NAP_PART: u32 = 16;
+    const LONGEST_NAP: Duration = Duration::from_millis(1);
 
     /// For a wait until peers come.
     pub(crate) fn for_peers() -> Backoff {
@@ -84,7 +89,7 @@ impl Backoff {
     }
 
     /// Pauses after a poll that found nothing.
-    pub(crate) fn pause(&mut self) {
+    pub(crate) fn pause(&mut self, pulse: &Pulse) {
         let now = Instant::now();
         let waited = now.duration_since(*self.since.get_or_insert(now));
         if waited < Self::SPIN {
@@ -92,7 +97,9 @@ impl Backoff {
         } else if waited < self.naps_after {
             thread::yield_now();
         } else {
-            nap(Self::NAPS[usize::from(waited >= 2 * self.naps_after)]);
+            let short = Self::NAPS[usize::from(waited >= 2 * self.naps_after)];
+            let long = (waited / Self::NAP_PART).clamp(short, Self::LONGEST_NAP);
+            nap(if pulse.is_awaited() { short } else { long });
         }
     }
 }
@@ -111,6 +118,8 @@ pub struct Pulse {
     /// 0: no request, otherwise the exit code.
     abort_code: AtomicI32,
     has_left: AtomicBool,
+    /// The training thread waits for a result.
+    is_awaited: AtomicBool,
     owner: OnceLock<ThreadId>,
 }
 
@@ -121,6 +130,7 @@ impl Pulse {
             num_beats: AtomicU64::new(0),
             abort_code: AtomicI32::new(0),
             has_left: AtomicBool::new(false),
+            is_awaited: AtomicBool::new(false),
             owner: OnceLock::new(),
         }
     }
@@ -156,6 +166,20 @@ impl Pulse {
     /// Whether this rank has left its peers in good order.
     pub(crate) fn has_left(&self) -> bool {
         self.has_left.load(Ordering::SeqCst)
+    }
+
+    /// Runs `wait`, in which the training thread waits for a result.
+    pub(crate) fn awaiting<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.is_awaited.store(true, Ordering::Relaxed);
+        let result = wait();
+        self.is_awaited.store(false, Ordering::Relaxed);
+        result
+    }
+
+    /// Whether the training thread waits for a result now.
+    #[cfg(feature = "mpi")]
+    fn is_awaited(&self) -> bool {
+        self.is_awaited.load(Ordering::Relaxed)
     }
 
     /// Names the calling thread as the communication thread.

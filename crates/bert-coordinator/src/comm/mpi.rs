@@ -278,7 +278,7 @@ impl MpiCommunicator {
             let looked = notices.look((&self.library, timeout), &mut wait, self.peers());
             looked.map_err(|err| library_error(&call.phase, err))?;
             match done.is_empty() {
-                true => backoff.pause(),
+                true => backoff.pause(&self.pulse),
                 false => backoff.reset(),
             }
         }
