@@ -97,10 +97,13 @@ impl Backoff {
         } else if waited < self.naps_after {
             thread::yield_now();
         } else {
-            let short = Self::NAPS[usize::from(waited >= 2 * self.naps_after)];
-            let long = (waited / Self::NAP_PART).clamp(short, Self::LONGEST_NAP);
-            nap(if pulse.is_awaited() { short } else { long });
+            nap(self.nap_len(waited, pulse.is_awaited()));
         }
+    }
+
+    fn nap_len(&self, waited: Duration, is_awaited: bool) -> Duration {
+        let short = Self::NAPS[usize::from(waited >= 2 * self.naps_after)];
+        if is_awaited { short } else { (waited / Self::NAP_PART).clamp(short, Self::LONGEST_NAP) }
     }
 }
 
@@ -220,6 +223,26 @@ mod tests {
         let looks = [0.5, 1.0, 60.0, 60.5, 61.0, 61.5, 62.0].map(at);
         let over = looks.map(|now| deadline.is_over_at(now));
         assert_eq!(over, [false, false, false, false, false, false, true], "59 s of 62 were a stop");
+    }
+
+    #[cfg(feature = "mpi")]
+    #[test]
+    fn naps_grow_with_the_wait_unless_somebody_waits_for_its_end() {
+        let backoff = Backoff::for_peers();
+        let micros =
+            |waited, is_awaited| backoff.nap_len(Duration::from_micros(waited), is_awaited).as_micros();
+        assert_eq!(
+            [500, 800, 1_600, 8_000, 16_000, 9_000_000].map(|w| micros(w, false)),
+            [31, 50, 100, 500, 1000, 1000]
+        );
+        assert_eq!([500, 800, 1_600, 9_000_000].map(|waited| micros(waited, true)), [20, 20, 50, 50]);
+    }
+
+    #[test]
+    fn a_result_is_awaited_while_somebody_waits() {
+        let pulse = Pulse::new();
+        let during = pulse.awaiting(|| pulse.is_awaited.load(Ordering::Relaxed));
+        assert!(during && !pulse.is_awaited.load(Ordering::Relaxed));
     }
 
     #[test]
