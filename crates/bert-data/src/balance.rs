@@ -8,16 +8,33 @@
 use std::cmp::Reverse;
 use std::ops::Range;
 
-/// Rows that are shared out together, at most. A step of more rows is cut into groups of slots: with this many, their
-/// means differ by a percent, and no rank looks at the lengths of more rows per slot of its own.
+/// Rows that are shared out together, at most. A step of more rows is cut into groups of slots, so that no rank has to look
+/// at the lengths of more rows than this for a slot of its own; means over so many rows hardly differ.
 const MAX_ROWS_TOGETHER: usize = 1024;
 
+/// Slots of a step that are filled together, and where their samples lie.
+pub(crate) struct SlotGroup {
+    pub(crate) slots: Range<usize>,
+    /// Positions in the endless sequence of samples: a step has `global_batch_size` of them.
+    pub(crate) positions: Range<u64>,
+}
+
+impl SlotGroup {
+    /// The group of a slot of a step.
+    ///
+    /// # Panics
+    ///
+    /// If a slot has no row.
+    pub(crate) fn of_slot(step: u64, slot: usize, global_batch_size: usize, micro_batch_size: usize) -> Self {
+        let slots = group_of_slot(slot, global_batch_size / micro_batch_size, micro_batch_size);
+        let first = step * global_batch_size as u64;
+        let position = |slot: usize| first + (slot * micro_batch_size) as u64;
+        Self { positions: position(slots.start)..position(slots.end), slots }
+    }
+}
+
 /// The slots that share their rows with `slot`.
-///
-/// # Panics
-///
-/// If a slot has no row.
-pub(crate) fn group_of_slot(slot: usize, num_slots: usize, rows_per_slot: usize) -> Range<usize> {
+fn group_of_slot(slot: usize, num_slots: usize, rows_per_slot: usize) -> Range<usize> {
     let num_together = (MAX_ROWS_TOGETHER / rows_per_slot).max(1);
     let start = slot / num_together * num_together;
     start..(start + num_together).min(num_slots)

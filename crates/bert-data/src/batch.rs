@@ -70,6 +70,12 @@ pub struct MicroBatch {
     pub sample_idxs: Vec<u64>,
 }
 
+/// Length of every row of a micro-batch: the longest of these, rounded up to a multiple of 8, at most `max_seq_length`.
+pub(crate) fn padded_row_len(lengths: &[u32], max_seq_length: usize) -> usize {
+    let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
+    longest.next_multiple_of(8).min(max_seq_length)
+}
+
 /// One row on its way into a micro-batch; the slices are those of [`Sample`].
 pub(crate) struct RowParts<'a> {
     pub(crate) sample_idx: u64,
@@ -113,8 +119,7 @@ impl MicroBatch {
 
     /// Takes away the columns that are padding in every row, up to a multiple of 8.
     pub(crate) fn finish(mut self) -> Self {
-        let longest = self.lengths.iter().copied().max().unwrap_or(0) as usize;
-        let (old_len, row_len) = (self.row_len, longest.next_multiple_of(8).min(self.row_len));
+        let (old_len, row_len) = (self.row_len, padded_row_len(&self.lengths, self.row_len));
         if row_len == old_len {
             return self;
         }

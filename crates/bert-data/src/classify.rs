@@ -16,7 +16,7 @@ pub use labels::LabelSet;
 pub use rows::{EncodedRows, RowCounts};
 pub use table::{Table, TableColumns, TextRow, read_table};
 
-use crate::balance::{group_of_slot, share_rows};
+use crate::balance::{SlotGroup, share_rows};
 use crate::batch::MicroBatch;
 use crate::error::DataError;
 use crate::prefetch::BatchSource;
@@ -67,17 +67,15 @@ impl ClassifyData {
 
 impl BatchSource for ClassifyData {
     fn micro_batch(&self, step: u64, slot: usize) -> Result<MicroBatch, DataError> {
-        let rows_per_slot = self.micro_batch_size;
-        let slots = group_of_slot(slot, self.global_batch_size / rows_per_slot, rows_per_slot);
-        let first = step * self.global_batch_size as u64;
-        let start = first + (slots.start * rows_per_slot) as u64;
-        let row_idxs: Vec<_> = (start..start + (slots.len() * rows_per_slot) as u64)
-            .map(|position| self.locate(position).sample_idx as usize)
-            .collect();
+        let (global_batch_size, micro_batch_size) = (self.global_batch_size, self.micro_batch_size);
+        let SlotGroup { slots, positions } =
+            SlotGroup::of_slot(step, slot, global_batch_size, micro_batch_size);
+        let row_idxs: Vec<_> = positions.map(|position| self.locate(position).sample_idx as usize).collect();
         let lengths: Vec<_> = row_idxs.iter().map(|&idx| self.rows.row_len(idx)).collect();
         let of_slots = share_rows(&lengths, slots.len());
         let of_slot: Vec<_> = of_slots[slot - slots.start].iter().map(|&row| row_idxs[row]).collect();
-        Ok(MicroBatch { step, slot, epoch: self.locate(first).epoch, ..self.rows.batch(&of_slot) })
+        let epoch = self.locate(step * global_batch_size as u64).epoch;
+        Ok(MicroBatch { step, slot, epoch, ..self.rows.batch(&of_slot) })
     }
 
     /// Nothing: all rows are in memory, and their order is computed.

@@ -210,19 +210,24 @@ impl PretrainData {
         SampleKeys { pair: key(Purpose::Pair), mask: key(Purpose::Mask) }
     }
 
-    /// Where a position lies, and the sample there.
-    fn find(&self, position: u64) -> Result<(SamplePosition, PlannedSample), DataError> {
-        let (epoch, start) = loop {
+    /// The epoch of a position, and where it begins.
+    fn find_epoch(&self, position: u64) -> Result<(u64, u64), DataError> {
+        loop {
             let known = {
                 let epochs = self.lock();
                 let num_started = epochs.starts.partition_point(|&start| start <= position);
                 if num_started < epochs.starts.len() {
-                    break (num_started as u64 - 1, epochs.starts[num_started - 1]);
+                    return Ok((num_started as u64 - 1, epochs.starts[num_started - 1]));
                 }
                 epochs.starts.len() as u64 - 1
             };
             self.extend_epochs(known)?;
-        };
+        }
+    }
+
+    /// Where a position lies, and the sample there.
+    fn find(&self, position: u64) -> Result<(SamplePosition, PlannedSample), DataError> {
+        let (epoch, start) = self.find_epoch(position)?;
         let index_in_epoch = position - start;
         let order_key = Key::new(self.config.seed, Purpose::Order).with(epoch);
         let plan = self.plan(epoch)?;

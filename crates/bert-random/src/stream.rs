@@ -36,9 +36,16 @@ impl Stream {
     /// Computes the next block.
     #[inline]
     fn refill(&mut self) {
-        self.words = self.key.block(Domain::Stream, self.next_block);
-        self.next_block += 1;
+        self.words = self.take_block();
         self.num_used = 0;
+    }
+
+    /// Computes the next block without keeping it.
+    #[inline(always)]
+    fn take_block(&mut self) -> [u32; 4] {
+        let block = self.key.block(Domain::Stream, self.next_block);
+        self.next_block += 1;
+        block
     }
 
     /// Returns 64 uniform bits: the next two words, low word first.
@@ -137,9 +144,8 @@ impl Stream {
             let mut bits = [0; NUM_LANES];
             if self.num_used == self.words.len() {
                 for pair in bits.as_chunks_mut().0 {
-                    let [a, b, c, d] = self.key.block(Domain::Stream, self.next_block);
+                    let [a, b, c, d] = self.take_block();
                     *pair = [join([a, b]), join([c, d])];
-                    self.next_block += 1;
                 }
             } else {
                 bits.fill_with(|| self.next_u64());

@@ -5,8 +5,8 @@
 //! `ranks.lock`, and the next start waits until nobody has either. The kernel releases what a dead process held.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    io::{self, Read, Write},
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write},
     path::Path,
     process, thread,
     time::{Duration, Instant},
@@ -39,10 +39,10 @@ impl RunLock {
         let start = Instant::now();
         let is_over = || start.elapsed() >= longest.min(LONGEST_WAIT);
         let mut first = open(&run_dir.lock())?;
-        let mut problem = obtain(&run_dir.lock(), || first.try_lock(), is_over)?;
+        let mut problem = obtain(run_dir, || first.try_lock(), is_over)?;
         // Nobody joins the ranks of a folder whose first rank is another one, so this file stays free.
         let ranks = open(&run_dir.ranks_lock())?;
-        problem = problem.or(obtain(&run_dir.ranks_lock(), || ranks.try_lock(), is_over)?);
+        problem = problem.or(obtain(run_dir, || ranks.try_lock(), is_over)?);
         let holder = format!("process {} on {}\n", process::id(), machine::host_name());
         let told = first.set_len(0).and_then(|()| first.write_all(holder.as_bytes()));
         told.map_err(|source| io_error("cannot write", &run_dir.lock(), source))?;
@@ -53,16 +53,15 @@ impl RunLock {
     ///
     /// # Errors
     ///
-    /// [`TrainError::InUse`] if another start is just beginning; [`TrainError::Io`] if the file cannot be opened.
+    /// [`TrainError::InUse`] if rank 0 has died meanwhile and another start is beginning; [`TrainError::Io`] if the file
+    /// cannot be opened.
     pub fn of_other(run_dir: &RunDir) -> Result<Option<Self>, TrainError> {
-        let start = Instant::now();
         if !run_dir.root().is_dir() {
             return Ok(None);
         }
         let ranks = open(&run_dir.ranks_lock())?;
-        let is_over = || start.elapsed() >= LONGEST_WAIT;
-        let problem = obtain(&run_dir.ranks_lock(), || ranks.try_lock_shared(), is_over)?;
-        Ok(Some(Self { _held: ranks, waited: start.elapsed(), problem }))
+        let problem = obtain(run_dir, || ranks.try_lock_shared(), || true)?;
+        Ok(Some(Self { _held: ranks, waited: Duration::ZERO, problem }))
     }
 }
 
@@ -77,7 +76,7 @@ fn open(path: &Path) -> Result<File, TrainError> {
 
 /// Tries until it works, cannot work on this file system (the reason is returned), or `is_over`.
 fn obtain(
-    path: &Path,
+    run_dir: &RunDir,
     mut try_lock: impl FnMut() -> Result<(), TryLockError>,
     is_over: impl Fn() -> bool,
 ) -> Result<Option<String>, TrainError> {
@@ -85,7 +84,7 @@ fn obtain(
         match try_lock() {
             Ok(()) => return Ok(None),
             Err(TryLockError::Error(error)) => return Ok(Some(error.to_string())),
-            Err(TryLockError::WouldBlock) if is_over() => return Err(in_use(path)),
+            Err(TryLockError::WouldBlock) if is_over() => return Err(in_use(run_dir)),
             Err(TryLockError::WouldBlock) => pause(),
         }
     }
@@ -99,15 +98,10 @@ fn pause() {
     thread::sleep(POLL);
 }
 
-fn in_use(path: &Path) -> TrainError {
-    let mut holder = String::new();
-    let beside = path.with_file_name("run.lock");
-    let read = File::open(beside).and_then(|mut file| file.read_to_string(&mut holder));
-    let is_known = read.is_ok() && !holder.trim().is_empty();
-    TrainError::InUse {
-        path: path.parent().unwrap_or(path).to_path_buf(),
-        holder: if is_known { holder.trim().to_owned() } else { "an unknown process".to_owned() },
-    }
+fn in_use(run_dir: &RunDir) -> TrainError {
+    let told = fs::read_to_string(run_dir.lock()).unwrap_or_default();
+    let holder = if told.trim().is_empty() { "an unknown process" } else { told.trim() };
+    TrainError::InUse { path: run_dir.root().to_path_buf(), holder: holder.to_owned() }
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 //! Groups of micro-batches are measured in parallel; everything is a sum of whole numbers, so threads change nothing.
 
 use super::statistics::{ChiSquare, chi_square};
-use crate::balance::{group_of_slot, share_rows};
-use crate::batch::Sample;
+use crate::balance::{SlotGroup, share_rows};
+use crate::batch::{Sample, padded_row_len};
 use crate::config::{MaskMode, PretrainDataConfig};
 use crate::error::DataError;
 use crate::masking::{Replacement, length_weights};
@@ -170,9 +170,11 @@ pub(super) fn measure(data: &PretrainData, num_samples: u64) -> Result<SampleFig
 fn groups(config: &PretrainDataConfig, num_samples: u64) -> Vec<Range<u64>> {
     let (mut groups, mut start) = (Vec::new(), 0);
     while start < num_samples {
-        let slot = (start % config.global_batch_size as u64) as usize / config.micro_batch_size;
-        let slots = group_of_slot(slot, config.num_slots(), config.micro_batch_size);
-        let end = num_samples.min(start + (slots.len() * config.micro_batch_size) as u64);
+        let (global_batch_size, micro_batch_size) = (config.global_batch_size, config.micro_batch_size);
+        let (step, row) = (start / global_batch_size as u64, start % global_batch_size as u64);
+        let slot = row as usize / micro_batch_size;
+        let group = SlotGroup::of_slot(step, slot, global_batch_size, micro_batch_size);
+        let end = num_samples.min(group.positions.end);
         groups.push(start..end);
         start = end;
     }
@@ -261,11 +263,9 @@ impl Ruler<'_> {
         Ok(())
     }
 
-    /// Positions of a micro-batch with rows of these lengths, as `MicroBatch` pads.
+    /// Positions of a micro-batch with rows of these lengths.
     fn num_positions(&self, lengths: &[u32]) -> u64 {
-        let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
-        let row_len = longest.next_multiple_of(8).min(self.data.config().max_seq_length);
-        (lengths.len() * row_len) as u64
+        (lengths.len() * padded_row_len(lengths, self.data.config().max_seq_length)) as u64
     }
 
     fn add_masks(&self, tally: &mut Tally, sample: &Sample) {

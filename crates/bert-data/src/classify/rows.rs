@@ -5,7 +5,7 @@
 //! a row of special tokens; both are counted.
 
 use super::table::TextRow;
-use crate::batch::MicroBatch;
+use crate::batch::{MicroBatch, padded_row_len};
 use crate::error::DataError;
 use crate::tokenizer::Tokenizer;
 use rayon::prelude::*;
@@ -113,14 +113,15 @@ impl EncodedRows {
     ///
     /// If there is no such row.
     pub fn batch(&self, row_idxs: &[usize]) -> MicroBatch {
-        let longest = row_idxs.iter().map(|&idx| self.rows[idx].ids.len()).max().unwrap_or(0);
-        let row_len = longest.next_multiple_of(8).min(self.max_seq_length);
+        let lengths: Vec<u32> = row_idxs.iter().map(|&idx| self.row_len(idx)).collect();
+        let row_len = padded_row_len(&lengths, self.max_seq_length);
         let num_rows = row_idxs.len();
         let mut batch = MicroBatch {
             num_rows,
             row_len,
             input_ids: vec![self.pad; num_rows * row_len],
             token_type_ids: vec![0; num_rows * row_len],
+            lengths,
             ..MicroBatch::default()
         };
         for (place, &idx) in row_idxs.iter().enumerate() {
@@ -129,7 +130,6 @@ impl EncodedRows {
             let end = start + row.ids.len();
             batch.input_ids[start..end].copy_from_slice(&row.ids);
             batch.token_type_ids[start + row.num_first..end].fill(1);
-            batch.lengths.push(row.ids.len() as u32);
             batch.class_labels.extend(self.labels.get(idx));
             batch.sample_idxs.push(idx as u64);
         }
