@@ -6,7 +6,9 @@
 //! on the operands and on the [`Path`] only. The AVX2 and AVX-512 paths in f32 give the same bits.
 //! Method: [Anatomy of High-Performance Matrix Multiplication, Goto and van de Geijn, 2008](https://doi.org/10.1145/1356052.1356053).
 
+mod cast;
 mod driver;
+mod fill;
 mod left;
 mod pack;
 
@@ -217,7 +219,7 @@ pub fn multiply_then<'a>(
 #[must_use]
 #[inline(always)]
 pub fn round_to_bf16(value: f32) -> f32 {
-    f32::from_bits(pack::bf16_in_upper_half(value))
+    f32::from_bits(cast::bf16_in_upper_half(value))
 }
 
 /// The same results by the plainest loops.

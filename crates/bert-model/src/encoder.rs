@@ -13,7 +13,7 @@ use burn::{
 
 use crate::{
     config::ModelConfig,
-    fused::{LayerDropout, LayerShape, LayerWorkspace, PackedLayer},
+    fused::{LayerDropout, LayerShape, LayerVectors, LayerWorkspace},
     layers::{DropoutSite, LayerNorm, Linear},
     layout::BucketLayout,
     ops::{self, GradientSlot, LayerCall, composed, raw::SharedValues},
@@ -50,7 +50,7 @@ pub(crate) struct EncoderLayer {
 /// What the fused form of a layer needs. Clones share it: they have the same parameters until one of them is written.
 #[derive(Clone, Debug)]
 struct FusedLayer {
-    packed: Arc<PackedLayer>,
+    vectors: Arc<LayerVectors>,
     workspace: Arc<Mutex<LayerWorkspace>>,
     gradients: GradientSlot,
 }
@@ -91,11 +91,9 @@ impl EncoderLayer {
             layer_idx,
         };
         layer.fused = workspace.map(|workspace| {
-            let mut shared = ops::lock(&workspace);
-            let mut packed = PackedLayer::new(layer.shape, shared.precision());
-            packed.pack(values.values(), &mut shared);
-            drop(shared);
-            FusedLayer { packed: Arc::new(packed), workspace, gradients: GradientSlot::default() }
+            let mut vectors = LayerVectors::default();
+            vectors.copy(layer.shape, values.values());
+            FusedLayer { vectors: Arc::new(vectors), workspace, gradients: GradientSlot::default() }
         });
         layer
     }
@@ -125,8 +123,7 @@ impl EncoderLayer {
     pub(crate) fn replace(&mut self, values: Vec<f32>) -> Vec<f32> {
         if let Some(fused) = &mut self.fused {
             // A clone keeps what it had.
-            let mut workspace = ops::lock(&fused.workspace);
-            Arc::make_mut(&mut fused.packed).pack(&values, &mut workspace);
+            Arc::make_mut(&mut fused.vectors).copy(self.shape, &values);
         }
         parameters::replace(self, values)
     }
@@ -138,7 +135,8 @@ impl EncoderLayer {
 
     fn call(&self, fused: &FusedLayer, pass: &Pass) -> LayerCall {
         LayerCall {
-            layer: fused.packed.clone(),
+            shape: self.shape,
+            vectors: fused.vectors.clone(),
             rows: pass.rows.clone(),
             dropout: self.dropout(pass),
             workspace: fused.workspace.clone(),

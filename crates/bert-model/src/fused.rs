@@ -11,7 +11,7 @@ mod parameters;
 
 pub(crate) use activation::Activation;
 pub(crate) use encoder_layer::{
-    LayerDropout, LayerPass, LayerShape, LayerWeights, LayerWorkspace, PackedLayer, SavedLayer,
+    LayerDropout, LayerPass, LayerShape, LayerVectors, LayerWeights, LayerWorkspace, SavedLayer,
 };
 pub(crate) use heads::{FusedHeads, HeadsBatch, HeadsGradients};
 

@@ -93,15 +93,18 @@ macro_rules! forward_on_slices {
 
             fn encoder_layer(
                 input: FloatTensor<Self>,
-                _query: FloatTensor<Self>,
-                _key: FloatTensor<Self>,
-                _value: FloatTensor<Self>,
-                _attention_output: FloatTensor<Self>,
-                _intermediate: FloatTensor<Self>,
-                _output: FloatTensor<Self>,
+                query: FloatTensor<Self>,
+                key: FloatTensor<Self>,
+                value: FloatTensor<Self>,
+                attention_output: FloatTensor<Self>,
+                intermediate: FloatTensor<Self>,
+                output: FloatTensor<Self>,
                 call: LayerCall,
             ) -> FloatTensor<Self> {
-                let (output, saved) = encoder_layer::forward::<Self>(&Self::contiguous(input), &call);
+                let weights = [query, key, value, attention_output, intermediate, output];
+                let weights = weights.map(Self::contiguous);
+                let input = Self::contiguous(input);
+                let (output, saved) = encoder_layer::forward::<Self>(&input, &weights, &call);
                 call.give_back(saved);
                 output
             }
@@ -170,7 +173,7 @@ impl<B: Raw + BertOps, C: CheckpointStrategy> BertOps for Autodiff<B, C> {
         let weights = [query, key, value, attention_output, intermediate, output]
             .map(|weight| B::contiguous(weight.into_primitive()));
         let input = B::contiguous(input.into_primitive());
-        let (output, saved) = encoder_layer::forward::<B>(&input, &call);
+        let (output, saved) = encoder_layer::forward::<B>(&input, &weights, &call);
         let backward = encoder_layer::EncoderLayerBackward;
         match Backward::<B, 1>::prepare::<C>(backward, nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {

@@ -5,7 +5,7 @@
 
 use super::PackedB;
 use super::left::Left;
-use crate::simd::tile::{Fetched, Kernel, MAX_TILE_LEN, words_of};
+use crate::simd::tile::{CheckedKernel, Fetched, Kernel, MAX_TILE_LEN, words_of};
 use crate::simd::widest;
 use crate::simd::window::{Lines, Window};
 use crate::threads::OverThreads;
@@ -60,7 +60,9 @@ pub(super) fn run<const N: usize>(
     b: &PackedB,
     output: Output<'_, N>,
     finish: Option<impl Fn(usize, usize, [&mut [f32]; N]) + Sync>,
-) {
+) where
+    for<'w> [Window<'w>; N]: Stretches<N>,
+{
     check(a, b);
     for matrix in &output.rows {
         assert_eq!(
@@ -137,9 +139,11 @@ pub(crate) fn compute_then<const N: usize>(
     b: &PackedB,
     mut region: Region<'_, N>,
     finish: Option<&impl Fn(usize, usize, [&mut [f32]; N])>,
-) {
+) where
+    for<'w> [Window<'w>; N]: Stretches<N>,
+{
     check(a, b);
-    let (kernel, depth) = (a.kernel, a.depth_words);
+    let (kernel, checked, depth) = (a.kernel, a.kernel.checked(), a.depth_words);
     let Some((num_rows, num_cols)) = region.outputs.first().map(|out| (out.rows(), out.cols())) else {
         return;
     };
@@ -151,6 +155,7 @@ pub(crate) fn compute_then<const N: usize>(
     for block_idx in 0..num_blocks {
         let words = block_idx * DEPTH_BLOCK..depth.min((block_idx + 1) * DEPTH_BLOCK);
         let block = Block {
+            kernel: checked,
             a,
             b,
             words: words.clone(),
@@ -215,8 +220,32 @@ fn panels(first: usize, len: usize, width: usize) -> Range<usize> {
     first / width..(first + len).div_ceil(width)
 }
 
+/// One row of all outputs. Written out for each number of them: the compiler does not always inline what makes an array of any
+/// length, and this is called for every row of every tile.
+pub(crate) trait Stretches<const N: usize> {
+    /// Lends some columns of one row of each.
+    fn stretches(&mut self, row: usize, cols: &Range<usize>) -> [&mut [f32]; N];
+}
+
+impl Stretches<1> for [Window<'_>; 1] {
+    #[inline(always)]
+    fn stretches(&mut self, row: usize, cols: &Range<usize>) -> [&mut [f32]; 1] {
+        let [out] = self;
+        [out.stretch(row, cols.clone())]
+    }
+}
+
+impl Stretches<2> for [Window<'_>; 2] {
+    #[inline(always)]
+    fn stretches(&mut self, row: usize, cols: &Range<usize>) -> [&mut [f32]; 2] {
+        let [first, second] = self;
+        [first.stretch(row, cols.clone()), second.stretch(row, cols.clone())]
+    }
+}
+
 /// One block of the depth.
 struct Block<'a> {
+    kernel: CheckedKernel,
     a: Left<'a>,
     b: &'a PackedB,
     words: Range<usize>,
@@ -240,7 +269,9 @@ impl Block<'_> {
         ahead: Option<&[u32]>,
         region: &mut Region<'_, N>,
         finish: Option<&impl Fn(usize, usize, [&mut [f32]; N])>,
-    ) {
+    ) where
+        for<'w> [Window<'w>; N]: Stretches<N>,
+    {
         let kernel = self.a.kernel;
         let width = kernel.tile_cols();
         let Some((rows, cols)) = place(kernel, [row_panel, col_panel], region) else { return };
@@ -254,7 +285,7 @@ impl Block<'_> {
         let right = self.b.0.block(col_panel, self.words.start, self.words.end);
         let mut out = region.outputs[0].part(rows.clone(), cols.clone());
         if cols.len() == width {
-            kernel.multiply(left, right, self.fresh, &fetched, out);
+            self.kernel.multiply(left, right, self.fresh, &fetched, out);
         } else {
             let mut tile = Tile([0.0; MAX_TILE_LEN]);
             if !self.fresh {
@@ -263,7 +294,7 @@ impl Block<'_> {
                 }
             }
             let window = Window::new(&mut tile.0, rows.len(), width, width);
-            kernel.multiply(left, right, self.fresh, &fetched, window);
+            self.kernel.multiply(left, right, self.fresh, &fetched, window);
             for (row, sums) in tile.0.chunks_exact(width).take(rows.len()).enumerate() {
                 out.row(row).copy_from_slice(&sums[..cols.len()]);
             }
@@ -274,14 +305,7 @@ impl Block<'_> {
                 #[inline(always)]
                 || {
                     for row in 0..rows.len() {
-                        let mut outputs = region.outputs.iter_mut();
-                        let stretches = std::array::from_fn(
-                            #[inline(always)]
-                            |_| match outputs.next() {
-                                Some(out) => out.stretch(rows.start + row, cols.clone()),
-                                None => unreachable!("as many outputs as stretches"),
-                            },
-                        );
+                        let stretches = region.outputs.stretches(rows.start + row, &cols);
                         finish(first_row + row, first_col, stretches);
                     }
                 },

@@ -3,7 +3,8 @@
 //! Owns the distances at which a micro-kernel finds it. A micro-kernel reads one word of the left operand at a time, so
 //! that f32 needs no packing when the matrix is used once or is in the cache already.
 
-use super::pack::{Cast, Matrix, PackedA, round_rows};
+use super::cast::{Cast, round_rows};
+use super::pack::{Matrix, PackedA};
 use super::{Path, Precision};
 use crate::simd::tile::{Kernel, LeftPanel, words_of};
 
@@ -103,7 +104,7 @@ impl<'a> From<&'a PackedA> for Left<'a> {
             rows: panels.lanes,
             depth: panels.depth,
             depth_words: panels.depth_words,
-            panel_stride: panels.depth_words * width,
+            panel_stride: panels.panel_stride,
             lane_stride: 1,
             depth_stride: width,
         }
@@ -112,7 +113,7 @@ impl<'a> From<&'a PackedA> for Left<'a> {
 
 impl<'a> Left<'a> {
     fn in_place(kernel: Kernel, matrix: Matrix<'a>) -> Self {
-        let (values, stride) = matrix.memory();
+        let (values, stride) = (*matrix.values(), matrix.stride());
         let (lane_stride, depth_stride) = if matrix.is_transposed() { (1, stride) } else { (stride, 1) };
         let (rows, depth) = matrix.shape();
         Self {

@@ -104,6 +104,22 @@ impl Kernel {
         }
     }
 
+    /// Returns this kernel for use.
+    ///
+    /// # Panics
+    ///
+    /// If the processor lacks the instructions.
+    pub(crate) fn checked(self) -> CheckedKernel {
+        assert!(self.is_available(), "panels made for {self}, which this processor does not have");
+        CheckedKernel(self)
+    }
+}
+
+/// A kernel that this processor has: asked once per product, because a product has thousands of tiles.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CheckedKernel(Kernel);
+
+impl CheckedKernel {
     /// Adds the product of two panels to a tile of the result, or writes it if `fresh`. The tile has all columns, and
     /// as many rows as the left panel has lanes. Meanwhile `fetched` comes into the caches: asked for between products it
     /// costs nothing, and all at once it would wait for the memory.
@@ -116,7 +132,7 @@ impl Kernel {
     ///
     /// # Panics
     ///
-    /// If the panels are of different depth, the tile has another size, or the processor lacks the instructions.
+    /// If the panels are of different depth, or the tile has another size.
     #[inline(always)]
     pub(crate) fn multiply(
         self,
@@ -126,21 +142,21 @@ impl Kernel {
         fetched: &Fetched<'_>,
         mut tile: Window<'_>,
     ) {
-        let (depth, rows) = (b.len() / self.tile_cols(), tile.rows());
-        assert_eq!(b.len(), depth * self.tile_cols(), "a panel of the right operand has whole rows");
-        assert!(0 < rows && rows <= self.tile_rows(), "a tile has at most {} rows", self.tile_rows());
-        assert_eq!(tile.cols(), self.tile_cols(), "a tile has all columns");
+        let Self(kernel) = self;
+        let (depth, rows) = (b.len() / kernel.tile_cols(), tile.rows());
+        assert_eq!(b.len(), depth * kernel.tile_cols(), "a panel of the right operand has whole rows");
+        assert!(0 < rows && rows <= kernel.tile_rows(), "a tile has at most {} rows", kernel.tile_rows());
+        assert_eq!(tile.cols(), kernel.tile_cols(), "a tile has all columns");
         assert!(a.lane_stride == 1 || a.depth_stride == 1, "a left panel has neighbours in memory");
         if depth > 0 {
             let last = (rows - 1) * a.lane_stride + (depth - 1) * a.depth_stride;
             assert!(last < a.words.len(), "both panels have the same depth");
         }
-        assert!(self.is_available(), "panels made for {self}, which this processor does not have");
-        if self == Self::Portable {
+        if kernel == Kernel::Portable {
             return portable(a, b, fresh, tile);
         }
-        // SAFETY: the processor has the instructions, every lane has `depth` words in both panels, and the tile has
-        // as many rows and all columns (asserted).
+        // SAFETY: the processor has the instructions (checked when this kernel was made), every lane has `depth` words in both
+        // panels, and the tile has as many rows and all columns (asserted).
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "calling code compiled for features that were just detected")]
         unsafe {
@@ -148,10 +164,10 @@ impl Kernel {
             let step = |ahead: &[u32]| ahead.len().div_ceil(depth.max(1)).min(16);
             let ahead = fetched.ahead.map_or((b.as_ptr(), 0), |ahead| (ahead.as_ptr(), step(ahead)));
             let fetched = (ahead, fetched.tiles);
-            x86::multiply(self, rows, &x86::Operands::new(a, b, depth, fresh, fetched, tile.raw()));
+            x86::multiply(kernel, rows, &x86::Operands::new(a, b, depth, fresh, fetched, tile.raw()));
         }
         #[cfg(not(target_arch = "x86_64"))]
-        unreachable!("availability was asserted");
+        unreachable!("only the portable kernel is available");
     }
 }
 

@@ -6,7 +6,7 @@
 
 mod backward;
 mod forward;
-mod packed;
+mod vectors;
 
 use bert_kernels::{
     attention::Attention,
@@ -19,7 +19,7 @@ use bert_kernels::{
 use super::{Activation, parameters::Norm};
 use crate::rows::TokenRows;
 
-pub(crate) use packed::PackedLayer;
+pub(crate) use vectors::LayerVectors;
 
 /// Sizes and constants of a layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,12 +42,15 @@ pub(crate) struct LayerDropout {
 /// One application of a layer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LayerPass<'a> {
-    pub(crate) layer: &'a PackedLayer,
+    pub(crate) shape: LayerShape,
+    pub(crate) vectors: &'a LayerVectors,
+    pub(crate) weights: LayerWeights<'a>,
     pub(crate) rows: &'a TokenRows,
     pub(crate) dropout: LayerDropout,
 }
 
-/// The weights of a layer as they are stored, `[out, in]` each: what backward multiplies gradients with.
+/// The weights of a layer as they are stored, `[out, in]` each. They are packed when they are used, into memory that all layers
+/// share: panels of their own would be as much memory again, and come from there no faster.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LayerWeights<'a> {
     pub(crate) qkv: [&'a [f32]; 3],
@@ -96,9 +99,6 @@ pub(crate) struct LayerWorkspace {
     grad_qkv: Vec<f32>,
     /// `[num_tokens, intermediate]` what comes out of the activation, and later its gradient.
     inner: Vec<f32>,
-    /// The weights of query, key and value one below the other, and their biases.
-    stacked: Vec<f32>,
-    stacked_bias: Vec<f32>,
     spare: Vec<SavedLayer>,
 }
 
@@ -123,30 +123,30 @@ impl LayerShape {
 }
 
 impl<'a> LayerPass<'a> {
-    fn attention(&self) -> Attention<'a> {
-        let LayerShape { hidden, num_heads, .. } = self.layer.shape;
+    fn attention(&self, precision: Precision) -> Attention<'a> {
+        let LayerShape { hidden, num_heads, .. } = self.shape;
         Attention {
             offsets: &self.rows.offsets,
             num_heads,
             head_size: hidden / num_heads,
             padded_len: self.rows.row_len,
-            precision: self.layer.precision,
+            precision,
             dropout: self.dropout.attention_probs,
         }
     }
 
     fn attention_norm(&self) -> ResidualNorm<'a> {
-        let PackedLayer { attention_output, attention_norm, .. } = self.layer;
-        self.norm(self.dropout.attention_output, &attention_output.bias, attention_norm)
+        let LayerVectors { attention_output_bias, attention_norm, .. } = self.vectors;
+        self.norm(self.dropout.attention_output, attention_output_bias, attention_norm)
     }
 
     fn output_norm(&self) -> ResidualNorm<'a> {
-        let PackedLayer { output, output_norm, .. } = self.layer;
-        self.norm(self.dropout.feed_forward_output, &output.bias, output_norm)
+        let LayerVectors { output_bias, output_norm, .. } = self.vectors;
+        self.norm(self.dropout.feed_forward_output, output_bias, output_norm)
     }
 
     fn norm(&self, dropout: Option<Dropout>, bias: &'a [f32], norm: &'a Norm) -> ResidualNorm<'a> {
-        let (eps, places) = (self.layer.shape.layer_norm_eps, &self.rows.places[..]);
+        let (eps, places) = (self.shape.layer_norm_eps, &self.rows.places[..]);
         ResidualNorm { bias, gamma: &norm.gamma, beta: &norm.beta, eps, dropout, places }
     }
 }
@@ -171,15 +171,8 @@ impl LayerWorkspace {
             grad_context: Vec::new(),
             grad_qkv: Vec::new(),
             inner: Vec::new(),
-            stacked: Vec::new(),
-            stacked_bias: Vec::new(),
             spare: Vec::new(),
         }
-    }
-
-    /// What the operands of all products are rounded to.
-    pub(crate) fn precision(&self) -> Precision {
-        self.precision
     }
 
     /// Lends buffers for what a forward pass saves.

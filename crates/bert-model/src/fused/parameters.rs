@@ -26,8 +26,7 @@ impl PackedLinear {
     /// Packs a map with `bias.len()` outputs.
     pub(super) fn pack(&mut self, weight: &[f32], bias: &[f32], num_in: usize) {
         self.weight.pack(Matrix::new(weight, bias.len(), num_in).transposed());
-        self.bias.clear();
-        self.bias.extend_from_slice(bias);
+        copy(&mut self.bias, bias);
     }
 }
 
@@ -38,7 +37,8 @@ impl Norm {
     }
 }
 
-fn copy(to: &mut Vec<f32>, from: &[f32]) {
+/// Copies into memory that is kept.
+pub(super) fn copy(to: &mut Vec<f32>, from: &[f32]) {
     to.clear();
     to.extend_from_slice(from);
 }

@@ -17,14 +17,15 @@ use super::{
     slot::{GradientSlot, lock},
 };
 use crate::{
-    fused::{LayerDropout, LayerPass, LayerWeights, LayerWorkspace, PackedLayer, SavedLayer},
+    fused::{LayerDropout, LayerPass, LayerShape, LayerVectors, LayerWeights, LayerWorkspace, SavedLayer},
     rows::TokenRows,
 };
 
 /// One application of a layer.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerCall {
-    pub(crate) layer: Arc<PackedLayer>,
+    pub(crate) shape: LayerShape,
+    pub(crate) vectors: Arc<LayerVectors>,
     pub(crate) rows: Arc<TokenRows>,
     pub(crate) dropout: LayerDropout,
     pub(crate) workspace: Arc<Mutex<LayerWorkspace>>,
@@ -38,8 +39,12 @@ impl LayerCall {
         lock(&self.workspace).give_back(saved);
     }
 
-    fn pass(&self) -> LayerPass<'_> {
-        LayerPass { layer: &self.layer, rows: &self.rows, dropout: self.dropout }
+    fn pass<'a, B: Raw>(&'a self, weights: &'a Weights<B>) -> LayerPass<'a> {
+        let [query, key, value, attention_output, intermediate, output] = weights.each_ref().map(B::values);
+        let qkv = [query, key, value];
+        let weights = LayerWeights { qkv, attention_output, intermediate, output };
+        let Self { shape, vectors, rows, dropout, .. } = self;
+        LayerPass { shape: *shape, vectors, weights, rows, dropout: *dropout }
     }
 }
 
@@ -48,16 +53,20 @@ impl LayerCall {
 /// # Shapes
 ///
 /// - input, output: `[num_tokens, hidden]`
-pub(super) fn forward<B: Raw>(input: &FloatTensor<B>, call: &LayerCall) -> (FloatTensor<B>, SavedLayer) {
+pub(super) fn forward<B: Raw>(
+    input: &FloatTensor<B>,
+    weights: &Weights<B>,
+    call: &LayerCall,
+) -> (FloatTensor<B>, SavedLayer) {
     let values = B::values(input);
     let mut output = vec![0.0; values.len()];
     let mut workspace = lock(&call.workspace);
     let mut saved = workspace.take_saved();
-    call.pass().forward(values, &mut output, &mut saved, &mut workspace);
+    call.pass::<B>(weights).forward(values, &mut output, &mut saved, &mut workspace);
     (B::from_values(output, input.shape()), saved)
 }
 
-/// The weights that backward multiplies with, `[out, in]`: query, key, value, output projection, both maps of the
+/// The weights, `[out, in]`: query, key, value, output projection, both maps of the
 /// feed-forward network.
 pub(super) type Weights<B> = [FloatTensor<B>; 6];
 
@@ -79,13 +88,10 @@ impl<B: Raw> Backward<B, 1> for EncoderLayerBackward {
     fn backward(self, ops: Ops<Saved<B>, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad_output = B::contiguous(grads.consume::<B>(&ops.node));
         let Saved { call, input, weights, saved } = ops.state;
-        let [query, key, value, attention_output, intermediate, output] = weights.each_ref().map(B::values);
-        let qkv = [query, key, value];
-        let weights = LayerWeights { qkv, attention_output, intermediate, output };
         let mut grad_input = vec![0.0; B::values(&input).len()];
         let mut workspace = lock(&call.workspace);
-        call.pass().backward(
-            (B::values(&input), weights),
+        call.pass::<B>(&weights).backward(
+            B::values(&input),
             &saved,
             B::values(&grad_output),
             &mut grad_input,

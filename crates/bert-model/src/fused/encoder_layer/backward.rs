@@ -7,7 +7,7 @@ use bert_kernels::{
     slices::{self, fit},
 };
 
-use super::{LayerPass, LayerWeights, LayerWorkspace, SavedLayer, SavedNorm};
+use super::{LayerPass, LayerWorkspace, SavedLayer, SavedNorm};
 use crate::fused::split_mut;
 
 impl LayerPass<'_> {
@@ -18,32 +18,30 @@ impl LayerPass<'_> {
     /// - input, grad_output, grad_input: `[num_tokens, hidden]`
     pub(crate) fn backward(
         self,
-        (input, weights): (&[f32], LayerWeights<'_>),
+        input: &[f32],
         saved: &SavedLayer,
         grad_output: &[f32],
         grad_input: &mut [f32],
         bucket: &mut [f32],
         workspace: &mut LayerWorkspace,
     ) {
-        let [attention, feed_forward] = split_mut(bucket, self.layer.shape.half_lens());
+        let [attention, feed_forward] = split_mut(bucket, self.shape.half_lens());
         let mut grad_attended = std::mem::take(&mut workspace.grad_attended);
         fit(&mut grad_attended, grad_output.len());
-        self.feed_forward_backward(weights, saved, grad_output, &mut grad_attended, feed_forward, workspace);
-        let inputs = (input, weights);
-        self.attention_backward(inputs, saved, &grad_attended, grad_input, attention, workspace);
+        self.feed_forward_backward(saved, grad_output, &mut grad_attended, feed_forward, workspace);
+        self.attention_backward(input, saved, &grad_attended, grad_input, attention, workspace);
         workspace.grad_attended = grad_attended;
     }
 
     fn feed_forward_backward(
         self,
-        weights: LayerWeights<'_>,
         saved: &SavedLayer,
         grad_output: &[f32],
         grad_attended: &mut [f32],
         bucket: &mut [f32],
         workspace: &mut LayerWorkspace,
     ) {
-        let shape = self.layer.shape;
+        let shape = self.shape;
         let (num_tokens, hidden, num_inner) = (self.rows.num_tokens(), shape.hidden, shape.intermediate);
         let [inner_weight, inner_bias, weight, bias, gamma, beta] =
             split_mut(bucket, shape.feed_forward_lens());
@@ -69,7 +67,7 @@ impl LayerPass<'_> {
         gemm::multiply(operand, right, weight);
         let operand = left.operand(grad_branch);
         let grad_inner = inner; // it is packed
-        right.pack(Matrix::new(weights.output, hidden, num_inner));
+        right.pack(Matrix::new(self.weights.output, hidden, num_inner));
         shape.activation.multiply_backward(operand, right, &saved.before, grad_inner);
 
         slices::sum_columns(grad_inner, inner_bias);
@@ -78,24 +76,24 @@ impl LayerPass<'_> {
         right.pack(Matrix::new(&saved.attended, num_tokens, hidden));
         gemm::multiply(operand, right, inner_weight);
         let operand = left.operand(grad_inner);
-        right.pack(Matrix::new(weights.intermediate, num_inner, hidden));
+        right.pack(Matrix::new(self.weights.intermediate, num_inner, hidden));
         gemm::multiply_add(operand, right, grad_attended);
     }
 
     fn attention_backward(
         self,
-        (input, weights): (&[f32], LayerWeights<'_>),
+        input: &[f32],
         saved: &SavedLayer,
         grad_attended: &[f32],
         grad_input: &mut [f32],
         bucket: &mut [f32],
         workspace: &mut LayerWorkspace,
     ) {
-        let shape = self.layer.shape;
+        let shape = self.shape;
         let (num_tokens, hidden) = (self.rows.num_tokens(), shape.hidden);
         let [query, query_bias, key, key_bias, value, value_bias, weight, bias, gamma, beta] =
             split_mut(bucket, shape.attention_lens());
-        let LayerWorkspace { left, right, grad_branch, grad_context, grad_qkv, .. } = workspace;
+        let LayerWorkspace { precision, left, right, grad_branch, grad_context, grad_qkv, .. } = workspace;
 
         let grad_branch = fit(grad_branch, grad_attended.len());
         let gradients = Gradients { bias, gamma, beta };
@@ -115,12 +113,12 @@ impl LayerPass<'_> {
         gemm::multiply(operand, right, weight);
         let operand = left.operand(grad_branch);
         let grad_context = fit(grad_context, num_tokens * hidden);
-        right.pack(Matrix::new(weights.attention_output, hidden, hidden));
+        right.pack(Matrix::new(self.weights.attention_output, hidden, hidden));
         gemm::multiply(operand, right, grad_context);
 
         let grad_qkv = fit(grad_qkv, 3 * num_tokens * hidden);
         let SavedLayer { qkv: states, context, softmax, .. } = saved;
-        attention::backward(self.attention(), states, context, softmax, grad_context, grad_qkv);
+        attention::backward(self.attention(*precision), states, context, softmax, grad_context, grad_qkv);
         let parts = [0, 1, 2].map(|part| {
             let part = &grad_qkv[part * hidden..];
             Matrix::strided(part, num_tokens, hidden, 3 * hidden)
@@ -130,7 +128,7 @@ impl LayerPass<'_> {
             let operand = left.operand(part.transposed());
             gemm::multiply(operand, right, weight);
         }
-        for (part, weight) in parts.into_iter().zip(weights.qkv) {
+        for (part, weight) in parts.into_iter().zip(self.weights.qkv) {
             let operand = left.operand(part);
             right.pack(Matrix::new(weight, hidden, hidden));
             gemm::multiply_add(operand, right, grad_input);

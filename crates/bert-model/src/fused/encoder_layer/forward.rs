@@ -7,7 +7,7 @@ use bert_kernels::{
     slices::fit,
 };
 
-use super::{LayerPass, LayerWorkspace, PackedLayer, SavedLayer, SavedNorm};
+use super::{LayerPass, LayerShape, LayerWorkspace, SavedLayer, SavedNorm};
 
 impl LayerPass<'_> {
     /// Applies the layer, and keeps in `saved` what [`LayerPass::backward`] needs besides the input.
@@ -22,28 +22,32 @@ impl LayerPass<'_> {
         saved: &mut SavedLayer,
         workspace: &mut LayerWorkspace,
     ) {
-        let PackedLayer { shape, qkv: qkv_map, attention_output, intermediate, output: output_map, .. } =
-            self.layer;
-        let (num_tokens, hidden) = (self.rows.num_tokens(), shape.hidden);
-        let num_inner = num_tokens * shape.intermediate;
-        let LayerWorkspace { left, inner, .. } = workspace;
+        let Self { shape, vectors, weights, .. } = self;
+        let LayerShape { hidden, intermediate, activation, .. } = shape;
+        let num_tokens = self.rows.num_tokens();
+        let LayerWorkspace { precision, left, right, inner, .. } = workspace;
         let SavedLayer { qkv, softmax, context, attention_norm, attended, before, output_norm } = saved;
 
         let operand = left.operand(Matrix::new(input, num_tokens, hidden));
-        gemm::multiply_bias(operand, &qkv_map.weight, &qkv_map.bias, fit(qkv, 3 * num_tokens * hidden));
+        right.pack_maps(&weights.qkv, hidden, hidden);
+        gemm::multiply_bias(operand, right, &vectors.qkv_bias, fit(qkv, 3 * num_tokens * hidden));
         let context = fit(context, num_tokens * hidden);
-        attention::forward(self.attention(), qkv, context, fit(softmax, num_tokens * shape.num_heads * 2));
+        let softmax = fit(softmax, num_tokens * shape.num_heads * 2);
+        attention::forward(self.attention(*precision), qkv, context, softmax);
 
         let operand = left.operand(Matrix::new(context, num_tokens, hidden));
-        gemm::multiply(operand, &attention_output.weight, attention_norm.fit(num_tokens, hidden));
+        right.pack_maps(&[weights.attention_output], hidden, hidden);
+        gemm::multiply(operand, right, attention_norm.fit(num_tokens, hidden));
         attention_norm.forward(self.attention_norm(), input, fit(attended, num_tokens * hidden));
 
         let operand = left.operand(Matrix::new(attended, num_tokens, hidden));
-        let (before, inner) = (fit(before, num_inner), fit(inner, num_inner));
-        shape.activation.multiply(operand, &intermediate.weight, &intermediate.bias, before, inner);
+        let (before, inner) = (fit(before, num_tokens * intermediate), fit(inner, num_tokens * intermediate));
+        right.pack_maps(&[weights.intermediate], intermediate, hidden);
+        activation.multiply(operand, right, &vectors.intermediate_bias, before, inner);
 
-        let operand = left.operand(Matrix::new(inner, num_tokens, shape.intermediate));
-        gemm::multiply(operand, &output_map.weight, output_norm.fit(num_tokens, hidden));
+        let operand = left.operand(Matrix::new(inner, num_tokens, intermediate));
+        right.pack_maps(&[weights.output], hidden, intermediate);
+        gemm::multiply(operand, right, output_norm.fit(num_tokens, hidden));
         output_norm.forward(self.output_norm(), attended, output);
     }
 }

@@ -1,0 +1,156 @@
+//! How values become the words of an operand: as they are, or rounded to bf16.
+
+use super::Precision;
+use super::pack::Matrix;
+use crate::simd::tile::Kernel;
+use crate::simd::widest;
+use crate::slices::fit;
+
+/// Words that are moved at a time.
+pub(super) const VECTOR: usize = 16;
+
+/// How values become words.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Cast {
+    Keep,
+    /// To the nearest bf16, kept in f32.
+    Round,
+    /// To pairs of the nearest bf16, the first in the lower half.
+    Pair,
+}
+
+impl Cast {
+    pub(super) fn new(precision: Precision, kernel: Kernel) -> Self {
+        match (precision, kernel.values_per_word()) {
+            (Precision::F32, _) => Self::Keep,
+            (Precision::Bf16, 1) => Self::Round,
+            (Precision::Bf16, _) => Self::Pair,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn values_per_word(self) -> usize {
+        if self == Self::Pair { 2 } else { 1 }
+    }
+
+    /// Casts words whose values are neighbours in memory; a missing half counts as 0.
+    #[inline(always)]
+    pub(super) fn along_depth(self, values: &[f32], words: &mut [u32]) {
+        match self {
+            Self::Keep => words.iter_mut().zip(values).for_each(|(word, value)| *word = value.to_bits()),
+            Self::Round => {
+                words.iter_mut().zip(values).for_each(|(word, value)| *word = bf16_in_upper_half(*value));
+            }
+            Self::Pair => {
+                let (pairs, rest) = values.as_chunks::<2>();
+                for (word, pair) in words.iter_mut().zip(pairs) {
+                    *word = pair_of(pair[0], pair[1]);
+                }
+                if let [last] = rest {
+                    words[pairs.len()] = pair_of(*last, 0.0);
+                }
+            }
+        }
+    }
+
+    /// Casts one word per lane: from one row of the source, or from two.
+    #[inline(always)]
+    pub(super) fn along_lanes(self, first: &[f32], second: Option<&[f32]>, words: &mut [u32]) {
+        match (self, second) {
+            (Self::Keep, _) => {
+                words.iter_mut().zip(first).for_each(|(word, value)| *word = value.to_bits());
+            }
+            (Self::Round, _) => {
+                words.iter_mut().zip(first).for_each(|(word, value)| *word = bf16_in_upper_half(*value));
+            }
+            (Self::Pair, Some(second)) => {
+                for (word, (first, second)) in words.iter_mut().zip(first.iter().zip(second)) {
+                    *word = pair_of(*first, *second);
+                }
+            }
+            (Self::Pair, None) => {
+                words.iter_mut().zip(first).for_each(|(word, value)| *word = pair_of(*value, 0.0));
+            }
+        }
+    }
+}
+
+impl Cast {
+    /// Casts one word per lane from copies of the source: by reference the compiler could not know that source and
+    /// panel do not overlap, and would move word by word.
+    #[inline(always)]
+    fn lanes<const N: usize>(self, first: [f32; N], second: Option<[f32; N]>) -> [u32; N] {
+        let mut words = [0; N];
+        let second = second.unwrap_or([0.0; N]);
+        for (word, (first, second)) in words.iter_mut().zip(first.iter().zip(&second)) {
+            *word = match self {
+                Self::Keep => first.to_bits(),
+                Self::Round => bf16_in_upper_half(*first),
+                Self::Pair => pair_of(*first, *second),
+            };
+        }
+        words
+    }
+
+    /// Casts a whole vector of words whose values are neighbours in memory.
+    #[inline(always)]
+    pub(super) fn vector(self, values: &[f32]) -> [u32; VECTOR] {
+        if self == Self::Pair {
+            let values: [f32; 2 * VECTOR] = copied(values);
+            let half = |odd: usize| std::array::from_fn(|i| values[2 * i + odd]);
+            self.lanes(half(0), Some(half(1)))
+        } else {
+            self.lanes(copied(values), None)
+        }
+    }
+}
+
+/// Casts the first `N` lanes of one row of the source, or of two.
+#[inline(always)]
+pub(super) fn move_lanes<const N: usize>(
+    cast: Cast,
+    first: &[f32],
+    second: Option<&[f32]>,
+    words: &mut [u32],
+) {
+    words[..N].copy_from_slice(&cast.lanes::<N>(copied(first), second.map(copied)));
+}
+
+#[inline(always)]
+fn copied<const N: usize>(values: &[f32]) -> [f32; N] {
+    let mut copy = [0.0; N];
+    copy.copy_from_slice(&values[..N]);
+    copy
+}
+
+#[inline(always)]
+fn pair_of(first: f32, second: f32) -> u32 {
+    bf16_in_upper_half(first) >> 16 | bf16_in_upper_half(second)
+}
+
+/// Returns the bits of the nearest bf16 (ties to even) as f32; a NaN stays one.
+#[inline(always)]
+pub(super) fn bf16_in_upper_half(value: f32) -> u32 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+    if value.is_nan() { bits & 0xffff_0000 | 0x0040_0000 } else { rounded }
+}
+
+/// Returns `matrix`, which is not transposed, with its values rounded to bf16, from `memory`.
+pub(super) fn round_rows<'m>(matrix: Matrix<'_>, memory: &'m mut Vec<f32>) -> Matrix<'m> {
+    let (rows, cols) = matrix.shape();
+    let (values, stride) = (*matrix.values(), matrix.stride());
+    let memory = fit(memory, rows * cols);
+    widest(
+        #[inline(always)]
+        || {
+            let places = memory.chunks_exact_mut(cols.max(1)).zip(values.chunks(stride.max(1)));
+            for (out, values) in places {
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out = f32::from_bits(bf16_in_upper_half(*value));
+                }
+            }
+        },
+    );
+    Matrix::new(memory, rows, cols)
+}

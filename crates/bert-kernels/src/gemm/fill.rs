@@ -1,0 +1,181 @@
+//! How panels are filled from a matrix in memory.
+//!
+//! Owns the order in which the source is read: where lanes are neighbours in memory its rows are dealt out to the panels, where
+//! steps of the depth are, squares are transposed.
+
+use super::cast::{Cast, VECTOR, move_lanes};
+use super::pack::Matrix;
+use crate::simd::tile::words_of;
+use crate::simd::transpose::{Square, transpose, transpose_between};
+use crate::simd::widest;
+use crate::simd::window::fetch;
+use std::slice;
+
+/// Rows that are asked for ahead of time where panels take a stretch of each: they lie too far apart for the processor to
+/// see the pattern.
+const ROWS_AHEAD: usize = 8;
+
+/// An operand as lanes and a summed dimension.
+pub(super) struct LaneView<'a> {
+    /// Matrices of equal shape whose lanes follow each other; one if lanes are neighbours in memory.
+    parts: &'a [&'a [f32]],
+    lanes_per_part: usize,
+    pub(super) lanes: usize,
+    pub(super) depth: usize,
+    stride: usize,
+    /// Whether neighbours in memory are neighbours along the depth, or along the lanes.
+    depth_is_contiguous: bool,
+}
+
+impl<'a> LaneView<'a> {
+    /// Returns the rows of a matrix.
+    pub(super) fn rows_of(matrix: &'a Matrix<'a>) -> Self {
+        let ((lanes, depth), stride) = (matrix.shape(), matrix.stride());
+        let (parts, depth_is_contiguous) = (slice::from_ref(matrix.values()), !matrix.is_transposed());
+        Self { parts, lanes_per_part: lanes, lanes, depth, stride, depth_is_contiguous }
+    }
+
+    /// Returns the rows of several matrices in row-major memory, one below the other.
+    ///
+    /// # Panics
+    ///
+    /// If they do not have `lanes_per_part * depth` values each.
+    pub(super) fn stacked(parts: &'a [&'a [f32]], lanes_per_part: usize, depth: usize) -> Self {
+        for part in parts {
+            assert_eq!(part.len(), lanes_per_part * depth, "stacked matrices have the same shape");
+        }
+        let lanes = parts.len() * lanes_per_part;
+        Self { parts, lanes_per_part, lanes, depth, stride: depth, depth_is_contiguous: true }
+    }
+
+    /// Returns the values from the beginning of a lane on, and the number of lanes there.
+    #[inline(always)]
+    fn lanes_at(&self, lane: usize) -> (&'a [f32], usize) {
+        let (part, lane) = (lane / self.lanes_per_part, lane % self.lanes_per_part);
+        (&self.parts[part][lane * self.stride..], self.lanes_per_part - lane)
+    }
+}
+
+/// Fills a few neighbouring panels of `W` lanes, which begin every `panel_len` words.
+pub(super) fn pack_group<const W: usize>(
+    view: &LaneView<'_>,
+    cast: Cast,
+    first_panel: usize,
+    words: &mut [u32],
+    panel_len: usize,
+) {
+    widest(
+        #[inline(always)]
+        || {
+            // Written out, so that each way to cast is compiled on its own: asking for every vector which one it is takes
+            // as long as moving it.
+            match cast {
+                Cast::Keep => fill_panels::<W>(view, Cast::Keep, first_panel, words, panel_len),
+                Cast::Round => fill_panels::<W>(view, Cast::Round, first_panel, words, panel_len),
+                Cast::Pair => fill_panels::<W>(view, Cast::Pair, first_panel, words, panel_len),
+            }
+        },
+    );
+}
+
+#[inline(always)]
+fn fill_panels<const W: usize>(
+    view: &LaneView<'_>,
+    cast: Cast,
+    first_panel: usize,
+    words: &mut [u32],
+    panel_len: usize,
+) {
+    if view.depth_is_contiguous {
+        let num_words = view.depth.div_ceil(cast.values_per_word()) * W;
+        for (i, panel) in words.chunks_exact_mut(panel_len).enumerate() {
+            transpose_panel::<W>(view, cast, (first_panel + i) * W, &mut panel[..num_words]);
+        }
+    } else {
+        interleave_panels::<W>(view, cast, first_panel * W, words, panel_len);
+    }
+}
+
+#[inline(always)]
+fn interleave_panels<const W: usize>(
+    view: &LaneView<'_>,
+    cast: Cast,
+    first_lane: usize,
+    words: &mut [u32],
+    panel_len: usize,
+) {
+    let &[values] = view.parts else { unreachable!("lanes of one matrix are neighbours in memory") };
+    let per_word = cast.values_per_word();
+    let (num_panels, num_steps) = (words.len() / panel_len, view.depth.div_ceil(per_word));
+    let num_lanes = (num_panels * W).min(view.lanes - first_lane);
+    for step_idx in 0..num_steps {
+        let depth = step_idx * per_word;
+        let at = |depth: usize| &values[depth * view.stride + first_lane..][..num_lanes];
+        if let Some(later) = values.get((depth + ROWS_AHEAD) * view.stride + first_lane..) {
+            fetch(&later[..num_lanes.min(later.len())]);
+        }
+        let first = at(depth);
+        let second = (per_word == 2 && depth + 1 < view.depth).then(|| at(depth + 1));
+        for panel_idx in 0..num_panels {
+            let (lane, place) = (panel_idx * W, panel_idx * panel_len + step_idx * W);
+            let next =
+                |len: usize| (&first[lane..lane + len], second.map(|second| &second[lane..lane + len]));
+            if W < VECTOR && VECTOR < 2 * W && lane + VECTOR <= num_lanes {
+                // What a whole vector writes behind this step is overwritten by the next one, or lies between panels.
+                let (first, second) = next(VECTOR);
+                move_lanes::<VECTOR>(cast, first, second, &mut words[place..]);
+            } else if lane + W <= num_lanes {
+                let (first, second) = next(W);
+                move_lanes::<W>(cast, first, second, &mut words[place..]);
+            } else {
+                let (first, second) = next(num_lanes - lane);
+                let (step, behind) = words[place..place + W].split_at_mut(num_lanes - lane);
+                cast.along_lanes(first, second, step);
+                behind.fill(0);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn transpose_panel<const W: usize>(view: &LaneView<'_>, cast: Cast, first_lane: usize, words: &mut [u32]) {
+    let per_word = cast.values_per_word();
+    let num_lanes = W.min(view.lanes - first_lane);
+    let (steps, _) = words.as_chunks_mut::<W>();
+    for group in (0..W).step_by(16) {
+        // Rows behind the last lane stay zero; columns behind the last word are never read.
+        let mut square: Square = [[0; 16]; 16];
+        let width = 16.min(W - group);
+        let (values, num_there) = view.lanes_at((first_lane + group).min(view.lanes - 1));
+        let is_whole = width == VECTOR && VECTOR <= num_there && cast != Cast::Pair;
+        for (block_idx, block) in steps.chunks_mut(16).enumerate() {
+            let first = 16 * block_idx * per_word;
+            let len = (16 * per_word).min(view.depth - first);
+            if is_whole && len == VECTOR {
+                let out = &mut block.as_flattened_mut()[group..];
+                if transpose_between(words_of(&values[first..]), view.stride, cast == Cast::Round, out, W) {
+                    continue;
+                }
+            }
+            for (row, lane) in square.iter_mut().zip(group..num_lanes.min(group + 16)) {
+                let values = &view.lanes_at(first_lane + lane).0[first..][..len];
+                if values.len() == VECTOR * per_word {
+                    *row = cast.vector(values);
+                } else {
+                    cast.along_depth(values, row);
+                }
+            }
+            let mut columns: Square = [[0; 16]; 16];
+            transpose(&square, &mut columns);
+            for (step, column) in block.iter_mut().zip(&columns) {
+                if width == 14 {
+                    step[group..group + 14].copy_from_slice(&column[..14]);
+                } else if width == VECTOR {
+                    step[group..group + VECTOR].copy_from_slice(column);
+                } else {
+                    step[group..group + width].copy_from_slice(&column[..width]);
+                }
+            }
+        }
+    }
+}
