@@ -35,15 +35,26 @@ impl GeluForm {
         }
     }
 
-    /// Turns a gradient of the output into that of the input `x`, compiled for the vectors of whoever inlines it.
-    ///
-    /// For use on finished tiles of a product ([`crate::gemm::multiply_then`]); [`backward`] is the same for whole
-    /// slices.
+    /// Writes the GELU of `x` into `out`, and its derivative in place of `x`.
     #[inline(always)]
-    pub fn multiply_by_derivative(self, x: &[f32], gradient: &mut [f32]) {
+    fn write_both(self, x: &mut [f32], out: &mut [f32]) {
         match self {
-            Self::Erf => map(x, gradient, |x, gradient| gradient * erf_derivative(x)),
-            Self::Tanh => map(x, gradient, |x, gradient| gradient * tanh_derivative(x)),
+            Self::Erf => map_both(x, out, |x| {
+                let cdf = normal_cdf(x);
+                (x * cdf, erf_derivative(x, cdf))
+            }),
+            Self::Tanh => map_both(x, out, |x| {
+                let cdf = tanh_cdf(x);
+                (x * cdf, tanh_derivative(x, cdf))
+            }),
+        }
+    }
+
+    #[inline(always)]
+    fn multiply_by_derivative(self, x: &[f32], gradient: &mut [f32]) {
+        match self {
+            Self::Erf => map(x, gradient, |x, gradient| gradient * erf_derivative(x, normal_cdf(x))),
+            Self::Tanh => map(x, gradient, |x, gradient| gradient * tanh_derivative(x, tanh_cdf(x))),
         }
     }
 }
@@ -54,6 +65,13 @@ impl GeluForm {
 fn map(x: &[f32], out: &mut [f32], function: impl Fn(f32, f32) -> f32) {
     for (out, x) in out.iter_mut().zip(x) {
         *out = function(*x, *out);
+    }
+}
+
+#[inline(always)]
+fn map_both(x: &mut [f32], out: &mut [f32], function: impl Fn(f32) -> (f32, f32)) {
+    for (out, x) in out.iter_mut().zip(x) {
+        (*out, *x) = function(*x);
     }
 }
 
@@ -73,6 +91,26 @@ pub fn forward(form: GeluForm, x: &[f32], out: &mut [f32]) {
         widest(
             #[inline(always)]
             || form.write(x, out),
+        );
+    });
+}
+
+/// Does what [`forward`] does, and writes the derivative in place of `x`: both need the same Φ.
+///
+/// # Shapes
+///
+/// - x, out: any, of equal length
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn forward_with_derivative(form: GeluForm, x: &mut [f32], out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "GELU needs an output as long as its input");
+    let chunks = out.par_chunks_mut(PARALLEL_CHUNK_LEN).zip(x.par_chunks_mut(PARALLEL_CHUNK_LEN));
+    chunks.over_threads().for_each(|(out, x)| {
+        widest(
+            #[inline(always)]
+            || form.write_both(x, out),
         );
     });
 }
@@ -99,12 +137,12 @@ pub fn backward(form: GeluForm, x: &[f32], gradient: &mut [f32]) {
 
 #[inline(always)]
 fn normal_cdf(x: f32) -> f32 {
-    0.5 + 0.5 * erf(x * FRAC_1_SQRT_2)
+    erf(x * FRAC_1_SQRT_2).mul_add(0.5, 0.5)
 }
 
 #[inline(always)]
-fn erf_derivative(x: f32) -> f32 {
-    normal_cdf(x) + x * FRAC_1_SQRT_2PI * exp_non_positive(-0.5 * x * x)
+fn erf_derivative(x: f32, cdf: f32) -> f32 {
+    exp_non_positive(-0.5 * x * x).mul_add(x * FRAC_1_SQRT_2PI, cdf)
 }
 
 /// The logistic function of `2·sqrt(2/π)·(x + 0.044715·x³)`: the same as the form with tanh.
@@ -117,8 +155,7 @@ fn tanh_cdf(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn tanh_derivative(x: f32) -> f32 {
-    let cdf = tanh_cdf(x);
+fn tanh_derivative(x: f32, cdf: f32) -> f32 {
     cdf + x * cdf * (1.0 - cdf) * TWO_SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x)
 }
 
@@ -200,6 +237,19 @@ mod tests {
                 let expected = -2.0 * (at(1e-5) - at(-1e-5)) / 2e-5;
                 assert!((f64::from(*gradient) - expected).abs() < 5e-6, "{form:?}'({x}) = {gradient}");
             }
+        }
+    }
+
+    #[test]
+    fn both_at_once_are_each_on_its_own() {
+        for form in FORMS {
+            let x = points();
+            let (mut expected, mut derivative) = (vec![f32::NAN; x.len()], vec![1.0; x.len()]);
+            forward(form, &x, &mut expected);
+            backward(form, &x, &mut derivative);
+            let (mut in_place, mut out) = (x, vec![f32::NAN; expected.len()]);
+            forward_with_derivative(form, &mut in_place, &mut out);
+            assert!(out == expected && in_place == derivative, "{form:?}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! `exp` and `erf` that the compiler can vectorise, with the same bits on every machine.
 //!
-//! Plain `f32` arithmetic in a fixed order; no call into the C library, whose results differ between versions.
+//! `f32` arithmetic in a fixed order, products and sums rounded once (`mul_add`); nothing of the C library whose results
+//! differ between versions. Call these in [`crate::widest`]: elsewhere `mul_add` may be a function call.
 
 use std::f32::consts::LOG2_E;
 
@@ -16,17 +17,17 @@ pub fn exp_non_positive(x: f32) -> f32 {
 
     // Written so that NaN fails both comparisons and stays NaN.
     let clamped = if x < -87.0 { -87.0 } else { x };
-    let shifted = clamped * LOG2_E + ROUND;
+    let shifted = clamped.mul_add(LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = (clamped - n * LN2_HI) - n * LN2_LO;
+    let r = n.mul_add(-LN2_LO, n.mul_add(-LN2_HI, clamped));
     // Minimax polynomial of e^r on [-ln2/2, ln2/2] (Cephes expf).
-    let mut p = 1.987_569_2e-4;
-    p = p * r + 1.398_2e-3;
-    p = p * r + 8.333_452e-3;
-    p = p * r + 4.166_579_6e-2;
-    p = p * r + 1.666_666_5e-1;
-    p = p * r + 5e-1;
-    let mantissa = p * (r * r) + r + 1.0;
+    let mut p = 1.987_569_2e-4_f32;
+    p = p.mul_add(r, 1.398_2e-3);
+    p = p.mul_add(r, 8.333_452e-3);
+    p = p.mul_add(r, 4.166_579_6e-2);
+    p = p.mul_add(r, 1.666_666_5e-1);
+    p = p.mul_add(r, 5e-1);
+    let mantissa = p.mul_add(r * r, r) + 1.0;
     // The low bits of `shifted` are n; with the bias added and moved into the exponent they are 2^n.
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
     if x < -87.0 { 0.0 } else { mantissa * power }
@@ -40,18 +41,18 @@ pub fn exp_non_positive(x: f32) -> f32 {
 pub fn erf(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);
     let x2 = x * x;
-    let mut p = -2.726_142_3e-10;
-    p = p * x2 + 2.770_681_4e-8;
-    p = p * x2 - 2.101_024e-6;
-    p = p * x2 - 5.692_506_4e-5;
-    p = p * x2 - 7.349_906e-4;
-    p = p * x2 - 2.954_6e-3;
-    p = p * x2 - 1.609_603_3e-2;
-    let mut q = -1.456_607_2e-5;
-    q = q * x2 - 2.133_740_6e-4;
-    q = q * x2 - 1.682_827e-3;
-    q = q * x2 - 7.373_329e-3;
-    q = q * x2 - 1.426_474e-2;
+    let mut p = -2.726_142_3e-10_f32;
+    p = p.mul_add(x2, 2.770_681_4e-8);
+    p = p.mul_add(x2, -2.101_024e-6);
+    p = p.mul_add(x2, -5.692_506_4e-5);
+    p = p.mul_add(x2, -7.349_906e-4);
+    p = p.mul_add(x2, -2.954_6e-3);
+    p = p.mul_add(x2, -1.609_603_3e-2);
+    let mut q = -1.456_607_2e-5_f32;
+    q = q.mul_add(x2, -2.133_740_6e-4);
+    q = q.mul_add(x2, -1.682_827e-3);
+    q = q.mul_add(x2, -7.373_329e-3);
+    q = q.mul_add(x2, -1.426_474e-2);
     x * p / q
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Owns the detection; all `unsafe` of this crate is here and below. This file holds no intrinsics: the loops are
 //! ordinary Rust that the compiler vectorises once per target. Wider vectors change the speed and never the bits,
-//! because the order of every sum is written out in lanes and floating-point operations are not contracted.
+//! because the order of every sum is written out in lanes and floating-point operations are not contracted. Where a
+//! product and a sum are to be rounded once, the loop says so (`mul_add`), which is exact everywhere.
 //! Intrinsics stand in [`tile`], [`transpose`] and [`peak`], pointers in [`window`].
 
 pub(crate) mod peak;
@@ -27,9 +28,9 @@ pub fn widest<R>(work: impl FnOnce() -> R) -> R {
             #[expect(unsafe_code, reason = "calling code compiled for features that were just detected")]
             return unsafe { with_avx512(work) };
         }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has the feature that `with_avx2` is compiled for.
-            #[expect(unsafe_code, reason = "calling code compiled for a feature that was just detected")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has both features that `with_avx2` is compiled for.
+            #[expect(unsafe_code, reason = "calling code compiled for features that were just detected")]
             return unsafe { with_avx2(work) };
         }
     }
@@ -37,13 +38,13 @@ pub fn widest<R>(work: impl FnOnce() -> R) -> R {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[target_feature(enable = "fma,avx512f,avx512bw,avx512dq,avx512vl")]
 fn with_avx512<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
@@ -71,9 +72,9 @@ mod tests {
             plain.to_bits()
         );
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the feature was just detected.
-            #[expect(unsafe_code, reason = "calling code compiled for a feature that was just detected")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the features were just detected.
+            #[expect(unsafe_code, reason = "calling code compiled for features that were just detected")]
             let narrow = unsafe {
                 with_avx2(
                     #[inline(always)]

@@ -3,7 +3,7 @@
 //! Losses are sums; whoever knows the counts of the global batch divides, through [`LossScale`]. A mean of means
 //! never appears.
 
-use bert_kernels::math::exp_non_positive;
+use bert_kernels::{math::exp_non_positive, widest};
 use rayon::prelude::*;
 
 /// Class labels: `u32` token ids or `u8` sentence labels.
@@ -93,7 +93,14 @@ pub(crate) fn cross_entropy<L: Label>(logits: &[f32], labels: &[L]) -> CrossEntr
 
 fn row_with_gradient(logits: &[f32], label: usize, scale: f32, gradient: &mut [f32]) -> CrossEntropy {
     let (best, max) = argmax(logits);
-    gradient.iter_mut().zip(logits).for_each(|(exp, &logit)| *exp = exp_non_positive(logit - max));
+    widest(
+        #[inline(always)]
+        || {
+            for (exp, &logit) in gradient.iter_mut().zip(logits) {
+                *exp = exp_non_positive(logit - max);
+            }
+        },
+    );
     let sum: f64 = gradient.iter().map(|&exp| f64::from(exp)).sum();
     let factor = (f64::from(scale) / sum) as f32;
     gradient.iter_mut().for_each(|exp| *exp *= factor);

@@ -287,4 +287,25 @@ proptest! {
     ) {
         check_all_kernels([rows, depth, cols], [a_turned, b_turned]);
     }
+
+    #[test]
+    fn maps_side_by_side_are_one_map(
+        num_parts in 1_usize..4, num_out in 1_usize..70, depth in 1_usize..40, rows in 1_usize..20,
+    ) {
+        let (a, weights) = (values(rows * depth, 1), values(num_parts * num_out * depth, 2));
+        let parts: Vec<&[f32]> = weights.chunks_exact(num_out * depth).collect();
+        for path in Path::all() {
+            let (mut left, mut together) = (PackedA::for_path(path), PackedB::for_path(path));
+            let mut stacked = together.clone();
+            left.pack(Matrix::new(&a, rows, depth));
+            together.pack_maps(&parts, num_out, depth);
+            stacked.pack(Matrix::new(&weights, num_parts * num_out, depth).transposed());
+            let [got, expected] = [together, stacked].map(|right| {
+                let mut out = vec![f32::NAN; rows * num_parts * num_out];
+                multiply(&left, &right, &mut out);
+                out.iter().map(|value| value.to_bits()).collect::<Vec<_>>()
+            });
+            prop_assert!(got == expected, "{path}");
+        }
+    }
 }

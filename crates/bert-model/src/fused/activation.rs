@@ -47,36 +47,20 @@ impl Activation {
         }
     }
 
-    /// Writes the activation of `before` into `out`, with the bits of [`Activation::multiply`].
+    /// Writes the activation of `before` into `out`, with the bits of [`Activation::multiply`], and its derivative in place of
+    /// `before`.
     ///
     /// # Shapes
     ///
     /// - before, out: any, of equal length
-    pub(crate) fn forward(self, before: &[f32], out: &mut [f32]) {
+    pub(crate) fn forward_with_derivative(self, before: &mut [f32], out: &mut [f32]) {
         match self {
-            Self::Gelu(form) => gelu::forward(form, before, out),
-            Self::Relu => relu(before, out),
+            Self::Gelu(form) => gelu::forward_with_derivative(form, before, out),
+            Self::Relu => {
+                relu(before, out);
+                before.iter_mut().for_each(|x| *x = if *x <= 0.0 { 0.0 } else { 1.0 });
+            }
         }
-    }
-
-    /// Writes the gradient of what came into the activation: `a * b` times the derivative at `before`.
-    ///
-    /// # Shapes
-    ///
-    /// - a: `[rows, depth]`; b: `[depth, cols]`; before, gradient: `[rows, cols]`
-    pub(crate) fn multiply_backward(self, a: Left<'_>, b: &PackedB, before: &[f32], gradient: &mut [f32]) {
-        let num_cols = b.cols();
-        gemm::multiply_then(
-            a,
-            b,
-            gradient,
-            before,
-            #[inline(always)]
-            |row, first_col, gradient| {
-                let first = row * num_cols + first_col;
-                self.multiply_by_derivative(&before[first..first + gradient.len()], gradient);
-            },
-        );
     }
 
     /// Turns the gradient of what came out into that of what came in.
@@ -87,14 +71,6 @@ impl Activation {
     pub(crate) fn backward(self, before: &[f32], gradient: &mut [f32]) {
         match self {
             Self::Gelu(form) => gelu::backward(form, before, gradient),
-            Self::Relu => self.multiply_by_derivative(before, gradient),
-        }
-    }
-
-    #[inline(always)]
-    fn multiply_by_derivative(self, before: &[f32], gradient: &mut [f32]) {
-        match self {
-            Self::Gelu(form) => form.multiply_by_derivative(before, gradient),
             Self::Relu => {
                 for (gradient, before) in gradient.iter_mut().zip(before) {
                     *gradient = if *before <= 0.0 { 0.0 } else { *gradient };
@@ -102,6 +78,27 @@ impl Activation {
             }
         }
     }
+}
+
+/// Writes the gradient of what came into an activation: `a * b` times its derivative.
+///
+/// # Shapes
+///
+/// - a: `[rows, depth]`; b: `[depth, cols]`; derivative, gradient: `[rows, cols]`
+pub(crate) fn multiply_backward(a: Left<'_>, b: &PackedB, derivative: &[f32], gradient: &mut [f32]) {
+    let num_cols = b.cols();
+    gemm::multiply_then(
+        a,
+        b,
+        gradient,
+        derivative,
+        #[inline(always)]
+        |row, first_col, gradient| {
+            let first = row * num_cols + first_col;
+            let derivative = &derivative[first..first + gradient.len()];
+            gradient.iter_mut().zip(derivative).for_each(|(gradient, derivative)| *gradient *= derivative);
+        },
+    );
 }
 
 /// What is no number stays so.

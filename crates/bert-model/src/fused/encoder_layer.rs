@@ -71,7 +71,8 @@ pub(crate) struct SavedLayer {
     attention_norm: SavedNorm,
     /// `[num_tokens, hidden]` output of the first half.
     attended: Vec<f32>,
-    /// `[num_tokens, intermediate]` before the activation; what comes after it is computed again.
+    /// `[num_tokens, intermediate]` before the activation; backward computes again what comes after it, and leaves the derivative
+    /// here.
     before: Vec<f32>,
     output_norm: SavedNorm,
 }

@@ -8,10 +8,11 @@ use bert_kernels::{
 };
 
 use super::{LayerPass, LayerWorkspace, SavedLayer, SavedNorm};
-use crate::fused::split_mut;
+use crate::fused::{activation::multiply_backward, split_mut};
 
 impl LayerPass<'_> {
-    /// Writes the gradient of the input into `grad_input` and those of the parameters into `bucket`, in layout order.
+    /// Writes the gradient of the input into `grad_input` and those of the parameters into `bucket`, in layout order. What was
+    /// saved is used up.
     ///
     /// # Shapes
     ///
@@ -19,7 +20,7 @@ impl LayerPass<'_> {
     pub(crate) fn backward(
         self,
         input: &[f32],
-        saved: &SavedLayer,
+        saved: &mut SavedLayer,
         grad_output: &[f32],
         grad_input: &mut [f32],
         bucket: &mut [f32],
@@ -35,7 +36,7 @@ impl LayerPass<'_> {
 
     fn feed_forward_backward(
         self,
-        saved: &SavedLayer,
+        saved: &mut SavedLayer,
         grad_output: &[f32],
         grad_attended: &mut [f32],
         bucket: &mut [f32],
@@ -62,13 +63,13 @@ impl LayerPass<'_> {
         let grad_branch = Matrix::new(grad_branch, num_tokens, hidden);
         let operand = left.operand(grad_branch.transposed());
         let inner = fit(inner, num_tokens * num_inner);
-        shape.activation.forward(&saved.before, inner);
+        shape.activation.forward_with_derivative(&mut saved.before, inner);
         right.pack(Matrix::new(inner, num_tokens, num_inner));
         gemm::multiply(operand, right, weight);
         let operand = left.operand(grad_branch);
         let grad_inner = inner; // it is packed
         right.pack(Matrix::new(self.weights.output, hidden, num_inner));
-        shape.activation.multiply_backward(operand, right, &saved.before, grad_inner);
+        multiply_backward(operand, right, &saved.before, grad_inner);
 
         slices::sum_columns(grad_inner, inner_bias);
         let grad_inner = Matrix::new(grad_inner, num_tokens, num_inner);
