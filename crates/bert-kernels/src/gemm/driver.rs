@@ -12,8 +12,9 @@ use crate::threads::OverThreads;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Words of the depth that are multiplied before the next tile: a left panel of this depth fits the first cache.
-const DEPTH_BLOCK: usize = 512;
+/// Words of the depth that are multiplied before the next tile. Half of that would keep a left panel in the first cache, but
+/// panels of the right operand pass through it as well: fewer partial sums to read and write are worth more.
+const DEPTH_BLOCK: usize = 1024;
 /// Words of inner panels that stay in the second cache (1 MB of usually 1 to 2 MB) while outer panels pass.
 const PASS_WORDS: usize = 256 * 1024;
 /// Products below which a second thread is not worth waking.
