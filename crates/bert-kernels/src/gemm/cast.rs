@@ -33,49 +33,32 @@ impl Cast {
         if self == Self::Pair { 2 } else { 1 }
     }
 
+    /// Casts one word; the second value counts for pairs only.
+    #[inline(always)]
+    fn word(self, first: f32, second: f32) -> u32 {
+        match self {
+            Self::Keep => first.to_bits(),
+            Self::Round => bf16_in_upper_half(first),
+            Self::Pair => pair_of(first, second),
+        }
+    }
+
     /// Casts words whose values are neighbours in memory; a missing half counts as 0.
     #[inline(always)]
     pub(super) fn along_depth(self, values: &[f32], words: &mut [u32]) {
-        match self {
-            Self::Keep => words.iter_mut().zip(values).for_each(|(word, value)| *word = value.to_bits()),
-            Self::Round => {
-                words.iter_mut().zip(values).for_each(|(word, value)| *word = bf16_in_upper_half(*value));
-            }
-            Self::Pair => {
-                let (pairs, rest) = values.as_chunks::<2>();
-                for (word, pair) in words.iter_mut().zip(pairs) {
-                    *word = pair_of(pair[0], pair[1]);
-                }
-                if let [last] = rest {
-                    words[pairs.len()] = pair_of(*last, 0.0);
-                }
-            }
+        for (word, values) in words.iter_mut().zip(values.chunks(self.values_per_word())) {
+            *word = self.word(values[0], values.get(1).copied().unwrap_or(0.0));
         }
     }
 
     /// Casts one word per lane: from one row of the source, or from two.
     #[inline(always)]
     pub(super) fn along_lanes(self, first: &[f32], second: Option<&[f32]>, words: &mut [u32]) {
-        match (self, second) {
-            (Self::Keep, _) => {
-                words.iter_mut().zip(first).for_each(|(word, value)| *word = value.to_bits());
-            }
-            (Self::Round, _) => {
-                words.iter_mut().zip(first).for_each(|(word, value)| *word = bf16_in_upper_half(*value));
-            }
-            (Self::Pair, Some(second)) => {
-                for (word, (first, second)) in words.iter_mut().zip(first.iter().zip(second)) {
-                    *word = pair_of(*first, *second);
-                }
-            }
-            (Self::Pair, None) => {
-                words.iter_mut().zip(first).for_each(|(word, value)| *word = pair_of(*value, 0.0));
-            }
+        for (lane, (word, first)) in words.iter_mut().zip(first).enumerate() {
+            *word = self.word(*first, second.map_or(0.0, |second| second[lane]));
         }
     }
-}
 
-impl Cast {
     /// Casts one word per lane from copies of the source: by reference the compiler could not know that source and
     /// panel do not overlap, and would move word by word.
     #[inline(always)]
@@ -83,11 +66,7 @@ impl Cast {
         let mut words = [0; N];
         let second = second.unwrap_or([0.0; N]);
         for (word, (first, second)) in words.iter_mut().zip(first.iter().zip(&second)) {
-            *word = match self {
-                Self::Keep => first.to_bits(),
-                Self::Round => bf16_in_upper_half(*first),
-                Self::Pair => pair_of(*first, *second),
-            };
+            *word = self.word(*first, *second);
         }
         words
     }
@@ -139,7 +118,7 @@ pub(super) fn bf16_in_upper_half(value: f32) -> u32 {
 /// Returns `matrix`, which is not transposed, with its values rounded to bf16, from `memory`.
 pub(super) fn round_rows<'m>(matrix: Matrix<'_>, memory: &'m mut Vec<f32>) -> Matrix<'m> {
     let (rows, cols) = matrix.shape();
-    let (values, stride) = (*matrix.values(), matrix.stride());
+    let (values, stride) = (matrix.values, matrix.stride());
     let memory = fit(memory, rows * cols);
     widest(
         #[inline(always)]

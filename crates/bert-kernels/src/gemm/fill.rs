@@ -31,7 +31,7 @@ impl<'a> LaneView<'a> {
     /// Returns the rows of a matrix.
     pub(super) fn rows_of(matrix: &'a Matrix<'a>) -> Self {
         let ((lanes, depth), stride) = (matrix.shape(), matrix.stride());
-        let (parts, depth_is_contiguous) = (slice::from_ref(matrix.values()), !matrix.is_transposed());
+        let (parts, depth_is_contiguous) = (slice::from_ref(&matrix.values), !matrix.is_transposed());
         Self { parts, lanes_per_part: lanes, lanes, depth, stride, depth_is_contiguous }
     }
 

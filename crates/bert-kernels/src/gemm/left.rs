@@ -113,7 +113,7 @@ impl<'a> From<&'a PackedA> for Left<'a> {
 
 impl<'a> Left<'a> {
     fn in_place(kernel: Kernel, matrix: Matrix<'a>) -> Self {
-        let (values, stride) = (*matrix.values(), matrix.stride());
+        let (values, stride) = (matrix.values, matrix.stride());
         let (lane_stride, depth_stride) = if matrix.is_transposed() { (1, stride) } else { (stride, 1) };
         let (rows, depth) = matrix.shape();
         Self {

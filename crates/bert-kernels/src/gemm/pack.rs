@@ -20,7 +20,7 @@ const LINE: usize = 16;
 /// A view of a matrix in row-major memory, or of its transpose.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
-    values: &'a [f32],
+    pub(super) values: &'a [f32],
     rows: usize,
     cols: usize,
     stride: usize,
@@ -64,10 +64,6 @@ impl<'a> Matrix<'a> {
 
     pub(super) fn is_transposed(&self) -> bool {
         self.transposed
-    }
-
-    pub(super) fn values(&self) -> &&'a [f32] {
-        &self.values
     }
 
     /// Returns the distance of neighbours that do not follow each other in memory.

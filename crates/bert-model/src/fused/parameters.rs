@@ -1,6 +1,6 @@
 //! Parameters in the form that the kernels take: weights in panels, vectors as copies.
 
-use bert_kernels::gemm::{Matrix, PackedB, Precision};
+use bert_kernels::gemm::{PackedB, Precision};
 
 /// A linear map whose weight is `[out, in]`.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ impl PackedLinear {
 
     /// Packs a map with `bias.len()` outputs.
     pub(super) fn pack(&mut self, weight: &[f32], bias: &[f32], num_in: usize) {
-        self.weight.pack(Matrix::new(weight, bias.len(), num_in).transposed());
+        self.weight.pack_maps(&[weight], bias.len(), num_in);
         copy(&mut self.bias, bias);
     }
 }
