@@ -16,6 +16,7 @@ pub use backward::backward;
 use crate::dropout::Dropout;
 use crate::gemm::{Matrix, Precision, Region, compute, compute_then};
 use crate::simd::window::{Window, fetch};
+use crate::stretch;
 use crate::threads::OverThreads;
 use rayon::prelude::*;
 use scratch::{Factors, Scratch, with_scratch};
@@ -228,13 +229,9 @@ impl<'a> Attention<'a> {
                     self.fetch(jobs.get(1), from + i, qkv, &[]);
                 }
             }
-            // Whole stretches without a rest, which are nearly all.
             let normalise = |row: usize, _: usize, [context]: [&mut [f32]; 1]| {
                 let factor = statistics[row][1];
-                match context.as_mut_array::<32>() {
-                    Some(context) => context.iter_mut().for_each(|value| *value *= factor),
-                    None => context.iter_mut().for_each(|value| *value *= factor),
-                }
+                stretch::change(context, |value| value * factor);
             };
             let exps = left.take(scores.matrix(), true);
             compute_then(exps, values, Region::whole(context.cut_rows(len), false), Some(&normalise));

@@ -5,6 +5,7 @@
 
 use crate::math::{erf, exp_non_positive};
 use crate::simd::widest;
+use crate::stretch;
 use crate::threads::{OverThreads, PARALLEL_CHUNK_LEN};
 use rayon::prelude::*;
 use std::f32::consts::FRAC_1_SQRT_2;
@@ -63,9 +64,12 @@ impl GeluForm {
 /// caller's vectors.
 #[inline(always)]
 fn map(x: &[f32], out: &mut [f32], function: impl Fn(f32, f32) -> f32) {
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = function(*x, *out);
-    }
+    stretch::combine(
+        out,
+        x,
+        #[inline(always)]
+        |out, x| function(x, out),
+    );
 }
 
 #[inline(always)]

@@ -19,6 +19,7 @@ pub use pack::{Matrix, PackedA, PackedB};
 
 use crate::gelu::GeluForm;
 use crate::simd::tile::Kernel;
+use crate::stretch;
 use std::fmt;
 
 /// What the operands of a product are rounded to; sums are f32 in both cases.
@@ -142,14 +143,15 @@ pub fn multiply_bias<'a>(a: impl Into<Left<'a>>, b: &PackedB, bias: &[f32], out:
     );
 }
 
-/// Adds as many biases as there are sums. Nearly all stretches are as wide as a tile; to the compiler these are of a known length,
-/// so that whole vectors are written, which can be read again before they have reached the cache.
+/// Adds as many biases as there are sums.
 #[inline(always)]
 fn add_bias(sums: &mut [f32], bias: &[f32]) {
-    match (sums.as_mut_array::<32>(), bias.first_chunk::<32>()) {
-        (Some(sums), Some(bias)) => *sums = std::array::from_fn(|i| sums[i] + bias[i]),
-        _ => sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias),
-    }
+    stretch::combine(
+        sums,
+        bias,
+        #[inline(always)]
+        |sum, bias| sum + bias,
+    );
 }
 
 /// Writes `a * b + bias` into `before` and its GELU into `out`.

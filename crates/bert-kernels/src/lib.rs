@@ -24,6 +24,7 @@ pub mod mlm_head;
 pub mod residual;
 mod simd;
 pub mod slices;
+pub mod stretch;
 mod threads;
 
 pub use simd::widest;

@@ -6,7 +6,7 @@
 use super::cast::{Cast, VECTOR, move_lanes};
 use super::pack::Matrix;
 use crate::simd::tile::words_of;
-use crate::simd::transpose::{Square, transpose, transpose_between};
+use crate::simd::transpose::{NARROW, Square, transpose, transpose_between, transpose_narrow};
 use crate::simd::widest;
 use crate::simd::window::fetch;
 use std::slice;
@@ -89,7 +89,12 @@ fn fill_panels<const W: usize>(
     if view.depth_is_contiguous {
         let num_words = view.depth.div_ceil(cast.values_per_word()) * W;
         for (i, panel) in words.chunks_exact_mut(panel_len).enumerate() {
-            transpose_panel::<W>(view, cast, (first_panel + i) * W, &mut panel[..num_words]);
+            let first_lane = (first_panel + i) * W;
+            // What is written behind the last step lies between panels.
+            let done = if W == 6 { transpose_narrow_panel(view, cast, first_lane, panel) } else { 0 };
+            if done < view.depth {
+                transpose_panel::<W>(view, cast, first_lane, done, &mut panel[..num_words]);
+            }
         }
     } else {
         interleave_panels::<W>(view, cast, first_panel * W, words, panel_len);
@@ -120,10 +125,13 @@ fn interleave_panels<const W: usize>(
             let (lane, place) = (panel_idx * W, panel_idx * panel_len + step_idx * W);
             let next =
                 |len: usize| (&first[lane..lane + len], second.map(|second| &second[lane..lane + len]));
-            if W < VECTOR && VECTOR < 2 * W && lane + VECTOR <= num_lanes {
-                // What a whole vector writes behind this step is overwritten by the next one, or lies between panels.
+            // What a whole vector writes behind this step is overwritten by the next one, or lies between panels.
+            if W == 14 && lane + VECTOR <= num_lanes {
                 let (first, second) = next(VECTOR);
                 move_lanes::<VECTOR>(cast, first, second, &mut words[place..]);
+            } else if W == 6 && lane + NARROW <= num_lanes {
+                let (first, second) = next(NARROW);
+                move_lanes::<NARROW>(cast, first, second, &mut words[place..]);
             } else if lane + W <= num_lanes {
                 let (first, second) = next(W);
                 move_lanes::<W>(cast, first, second, &mut words[place..]);
@@ -137,11 +145,36 @@ fn interleave_panels<const W: usize>(
     }
 }
 
+/// Fills as many steps of a panel of six lanes as make whole squares, and returns how many those are.
 #[inline(always)]
-fn transpose_panel<const W: usize>(view: &LaneView<'_>, cast: Cast, first_lane: usize, words: &mut [u32]) {
+fn transpose_narrow_panel(view: &LaneView<'_>, cast: Cast, first_lane: usize, panel: &mut [u32]) -> usize {
+    const LANES: usize = 6;
+    let (values, num_there) = view.lanes_at(first_lane);
+    if num_there < LANES || cast == Cast::Pair {
+        return 0;
+    }
+    let num_whole = view.depth - view.depth % NARROW;
+    for first in (0..num_whole).step_by(NARROW) {
+        let (words, out) = (words_of(&values[first..]), &mut panel[first * LANES..]);
+        if !transpose_narrow::<LANES>(words, view.stride, cast == Cast::Round, out) {
+            return 0;
+        }
+    }
+    num_whole
+}
+
+/// Fills a panel from step `done` of the depth on, which begins a word.
+#[inline(always)]
+fn transpose_panel<const W: usize>(
+    view: &LaneView<'_>,
+    cast: Cast,
+    first_lane: usize,
+    done: usize,
+    words: &mut [u32],
+) {
     let per_word = cast.values_per_word();
     let num_lanes = W.min(view.lanes - first_lane);
-    let (steps, _) = words.as_chunks_mut::<W>();
+    let steps = &mut words.as_chunks_mut::<W>().0[done / per_word..];
     for group in (0..W).step_by(16) {
         // Rows behind the last lane stay zero; columns behind the last word are never read.
         let mut square: Square = [[0; 16]; 16];
@@ -149,7 +182,7 @@ fn transpose_panel<const W: usize>(view: &LaneView<'_>, cast: Cast, first_lane: 
         let (values, num_there) = view.lanes_at((first_lane + group).min(view.lanes - 1));
         let is_whole = width == VECTOR && VECTOR <= num_there && cast != Cast::Pair;
         for (block_idx, block) in steps.chunks_mut(16).enumerate() {
-            let first = 16 * block_idx * per_word;
+            let first = done + 16 * block_idx * per_word;
             let len = (16 * per_word).min(view.depth - first);
             if is_whole && len == VECTOR {
                 let out = &mut block.as_flattened_mut()[group..];

@@ -11,6 +11,7 @@ use crate::lanes;
 use crate::simd::widest;
 use crate::simd::window::Window;
 use crate::slices::fit;
+use crate::stretch;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -130,10 +131,7 @@ pub(super) fn exponentials(
             let left = scratch.left.take(task.words(in_vocabulary.clone()), false);
             let add_bias = |row: usize, _: usize, [logits]: [&mut [f32]; 1]| {
                 let bias = bias[row];
-                match logits.as_mut_array::<32>() {
-                    Some(logits) => logits.iter_mut().for_each(|logit| *logit += bias),
-                    None => logits.iter_mut().for_each(|logit| *logit += bias),
-                }
+                stretch::change(logits, |logit| logit + bias);
             };
             compute_then(left, task.hidden_turned, out, Some(&add_bias));
             let labels = task.labels_in(in_vocabulary);

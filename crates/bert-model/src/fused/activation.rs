@@ -3,6 +3,7 @@
 use bert_kernels::{
     gelu::{self, GeluForm},
     gemm::{self, Left, PackedB},
+    stretch,
 };
 
 use crate::config::HiddenAct;
@@ -96,7 +97,7 @@ pub(crate) fn multiply_backward(a: Left<'_>, b: &PackedB, derivative: &[f32], gr
         |row, first_col, gradient| {
             let first = row * num_cols + first_col;
             let derivative = &derivative[first..first + gradient.len()];
-            gradient.iter_mut().zip(derivative).for_each(|(gradient, derivative)| *gradient *= derivative);
+            stretch::combine(gradient, derivative, |gradient, derivative| gradient * derivative);
         },
     );
 }

@@ -8,7 +8,7 @@ use super::{Kernel, LeftPanel, Lines};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// Words that the right panel is fetched ahead: two lines per step, eight steps.
+/// Words that the right panel is fetched ahead: eight steps of two lines, or sixteen of one.
 const AHEAD: usize = 8 * 32;
 
 /// The last column of the widest tile; behind that of a narrower one begins its neighbour.
@@ -140,14 +140,18 @@ impl<'a> FetchedLines<'a> {
 /// Adds a word of lane `i` times a row of the right panel to the sums of row `i`, for lanes that lie apart. Written as
 /// instructions: the compiler gathers the words of all lanes first, and has no registers left for the sums.
 macro_rules! multiply_row {
-    ($register:ident, $vector:ty, $lanes:ident, $i:ident, $low:ident, $high:ident, $sums:ident) => {
+    ($step:literal, $register:ident, $vector:ty, $lanes:ident, $i:ident, $low:ident, $high:ident, $sums:ident) => {
         match $i % 3 {
-            0 => multiply_row!(@ "", $register, $vector, $lanes, $i, $low, $high, $sums),
-            1 => multiply_row!(@ " + {stride}", $register, $vector, $lanes, $i, $low, $high, $sums),
-            _ => multiply_row!(@ " + 2 * {stride}", $register, $vector, $lanes, $i, $low, $high, $sums),
+            0 => multiply_row!(@ concat!(" + 4 * ", $step), $register, $vector, $lanes, $i, $low, $high, $sums),
+            1 => {
+                multiply_row!(@ concat!(" + {stride} + 4 * ", $step), $register, $vector, $lanes, $i, $low, $high, $sums);
+            }
+            _ => {
+                multiply_row!(@ concat!(" + 2 * {stride} + 4 * ", $step), $register, $vector, $lanes, $i, $low, $high, $sums);
+            }
         }
     };
-    (@ $offset:literal, $register:ident, $vector:ty, $lanes:ident, $i:ident, $low:ident, $high:ident, $sums:ident) => {
+    (@ $offset:expr, $register:ident, $vector:ty, $lanes:ident, $i:ident, $low:ident, $high:ident, $sums:ident) => {
         asm!(
             concat!("vbroadcastss {factor}, dword ptr [{lane}", $offset, "]"),
             "vfmadd231ps {low_sum}, {factor}, {low}",
@@ -189,13 +193,13 @@ impl<const BY_ROWS: bool> Lanes<BY_ROWS> {
     }
 
     #[inline(always)]
-    fn advance(&mut self) {
+    fn advance(&mut self, num_steps: usize) {
         if BY_ROWS {
             for lane in &mut self.thirds {
-                *lane = lane.wrapping_add(1);
+                *lane = lane.wrapping_add(num_steps);
             }
         } else {
-            self.thirds[0] = self.thirds[0].wrapping_add(self.stride);
+            self.thirds[0] = self.thirds[0].wrapping_add(num_steps * self.stride);
         }
     }
 }
@@ -227,14 +231,14 @@ unsafe fn avx512<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands<'_>
             ahead = ahead.wrapping_add(ahead_step);
             for_each_row!(ROWS, |i| {
                 if BY_ROWS {
-                    multiply_row!(zmm_reg, __m512, lanes, i, low, high, sums);
+                    multiply_row!(0, zmm_reg, __m512, lanes, i, low, high, sums);
                 } else {
                     let factor = _mm512_set1_ps(*lanes.at(i).cast());
                     sums[i][0] = _mm512_fmadd_ps(factor, low, sums[i][0]);
                     sums[i][1] = _mm512_fmadd_ps(factor, high, sums[i][1]);
                 }
             });
-            lanes.advance();
+            lanes.advance(1);
             b = b.add(32);
         });
         for (i, sums) in sums.iter().enumerate() {
@@ -276,7 +280,7 @@ unsafe fn avx512_bf16<const ROWS: usize, const BY_ROWS: bool>(operands: &Operand
                 sums[i][0] = _mm512_dpbf16_ps(sums[i][0], factors, low);
                 sums[i][1] = _mm512_dpbf16_ps(sums[i][1], factors, high);
             });
-            lanes.advance();
+            lanes.advance(1);
             b = b.add(32);
         });
         for (i, sums) in sums.iter().enumerate() {
@@ -287,6 +291,10 @@ unsafe fn avx512_bf16<const ROWS: usize, const BY_ROWS: bool>(operands: &Operand
     }
 }
 
+/// Where the processor hands out six instructions in a cycle, or three because another thread shares its core, the loop has two
+/// multiplications to start in each: what is not a load or a multiplication must be rare. So steps go in fours, and tiles are fetched in
+/// loops of their own.
+///
 /// # Safety
 ///
 /// As [`multiply`].
@@ -295,7 +303,8 @@ unsafe fn avx2<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands<'_>) 
     let mut lanes = Lanes::<BY_ROWS>::new(operands);
     let mut b = operands.b.cast::<f32>();
     let (out, out_stride) = (operands.out, operands.out_stride);
-    // SAFETY: reads stay in `depth` words of each lane, reads and writes of the tile in its rows of 16 elements.
+    // SAFETY: reads stay in `depth` words of each lane, reads and writes of the tile in its rows of 16 elements; a prefetch may
+    // name any address.
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
         if !operands.fresh {
@@ -304,20 +313,56 @@ unsafe fn avx2<const ROWS: usize, const BY_ROWS: bool>(operands: &Operands<'_>) 
                 *sums = [_mm256_loadu_ps(out), _mm256_loadu_ps(out.add(8))];
             }
         }
-        fetching!(operands, {
-            let (low, high) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
-            for_each_row!(ROWS, |i| {
-                if BY_ROWS {
-                    multiply_row!(ymm_reg, __m256, lanes, i, low, high, sums);
-                } else {
-                    let factor = _mm256_broadcast_ss(&*lanes.at(i).cast());
-                    sums[i][0] = _mm256_fmadd_ps(factor, low, sums[i][0]);
-                    sums[i][1] = _mm256_fmadd_ps(factor, high, sums[i][1]);
-                }
-            });
-            lanes.advance();
+        macro_rules! step {
+            ($step:literal) => {{
+                let b = b.add(16 * $step);
+                let (low, high) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
+                for_each_row!(ROWS, |i| {
+                    if BY_ROWS {
+                        multiply_row!($step, ymm_reg, __m256, lanes, i, low, high, sums);
+                    } else {
+                        let factor = &*lanes.at(i).wrapping_add($step * operands.stride).cast();
+                        let factor = _mm256_broadcast_ss(factor);
+                        sums[i][0] = _mm256_fmadd_ps(factor, low, sums[i][0]);
+                        sums[i][1] = _mm256_fmadd_ps(factor, high, sums[i][1]);
+                    }
+                });
+            }};
+        }
+        macro_rules! four_steps {
+            () => {
+                step!(0);
+                step!(1);
+                step!(2);
+                step!(3);
+                lanes.advance(4);
+                b = b.add(4 * 16);
+            };
+        }
+        let mut num_left = operands.depth / 4;
+        for tile in operands.tiles {
+            let mut row = tile.start;
+            let num_rows = tile.rows.min(num_left);
+            num_left -= num_rows;
+            for _ in 0..num_rows {
+                _mm_prefetch::<_MM_HINT_T0>(row.cast());
+                _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(15).cast());
+                row = row.wrapping_add(tile.stride);
+                four_steps!();
+            }
+        }
+        let (mut ahead, ahead_step) = operands.ahead;
+        for _ in 0..num_left {
+            _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+            ahead = ahead.wrapping_add((4 * ahead_step).min(16));
+            four_steps!();
+        }
+        for _ in 0..operands.depth % 4 {
+            step!(0);
+            lanes.advance(1);
             b = b.add(16);
-        });
+        }
         for (i, sums) in sums.iter().enumerate() {
             let out = out.add(i * out_stride);
             _mm256_storeu_ps(out, sums[0]);
