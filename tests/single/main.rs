@@ -12,3 +12,4 @@ mod lineage;
 mod reference;
 mod refusals;
 mod saves;
+mod shards;

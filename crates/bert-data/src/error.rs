@@ -208,6 +208,16 @@ pub enum DataError {
         /// The fingerprint or value the shards were built with.
         got: String,
     },
+    /// Another process is building the same shards.
+    #[error(
+        "shards in `{path}` are being built by {holder}: wait until it has ended, or name another folder (`data.shards`)"
+    )]
+    InUse {
+        /// The shard folder.
+        path: PathBuf,
+        /// Who builds, as it has told.
+        holder: String,
+    },
     /// A sentence objective needs more documents than the corpus, or one side of its split, has.
     #[error(
         "`{objective}` needs at least {expected} documents {place}, got {got}; \
@@ -266,6 +276,7 @@ impl DataError {
             | E::MissingColumn { .. }
             | E::NoRows { .. }
             | E::OneClass { .. }
+            | E::InUse { .. }
             | E::NoSamples { .. } => DataErrorKind::Config,
             E::UnknownLabel { .. } => DataErrorKind::Damaged,
             E::InvalidUtf8 { .. } | E::BadText { .. } | E::Damaged { .. } | E::Stale { .. } => {

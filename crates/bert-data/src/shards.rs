@@ -13,11 +13,12 @@
 //! shares or threads.
 //!
 //! One process calls [`prepare`]. Ranks that share a file system: one calls [`status`] and tells the others;
-//! if there is something to build, all call [`build`] with their share; when all are done one calls
-//! [`finish`]; then all open [`crate::Corpus`], with [`Verify::Hashes`] on at least one rank per file system.
+//! if there is something to build, it takes the [`BuildLock`] and looks once more, and then all call [`build`] with their share;
+//! when all are done one calls [`finish`]; then all open [`crate::Corpus`], with [`Verify::Hashes`] on at least one rank per file system.
 
 mod build;
 mod indexed;
+mod lock;
 mod manifest;
 mod write;
 
@@ -25,6 +26,7 @@ pub use build::{
     BuildProgress, BuildReport, BuildShare, BuildStatus, ShardBuildRequest, WhenStale, build, build_watched,
     finish, prepare, prepare_watched, status,
 };
+pub use lock::BuildLock;
 pub use manifest::{Counts, Manifest, ShardRecord, SourceRecord, SourceShards};
 
 pub(crate) use indexed::Shard;

@@ -45,6 +45,7 @@ pub mod schedule;
 pub mod screen;
 pub mod session;
 pub mod setup;
+mod shard_building;
 pub mod signals;
 pub mod step;
 pub mod stragglers;

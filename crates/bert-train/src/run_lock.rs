@@ -94,7 +94,7 @@ fn obtain(
     clippy::disallowed_methods,
     reason = "waits for processes that nobody here can wait for in another way"
 )]
-fn pause() {
+pub(crate) fn pause() {
     thread::sleep(POLL);
 }
 

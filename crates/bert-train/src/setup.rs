@@ -6,10 +6,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bert_coordinator::{Coordinator, slots_of_rank};
-use bert_data::{
-    BatchSource, Corpus, DataError, Prefetcher, PretrainData, Tokenizer,
-    shards::{self, BuildShare, BuildStatus, Verify},
-};
+use bert_data::{BatchSource, Corpus, Prefetcher, PretrainData, Tokenizer, shards::Verify};
 use bert_model::{BackendKind, Compute, ParameterLayout};
 
 use crate::{
@@ -31,6 +28,7 @@ use crate::{
     run_dir::{RunDir, RunRecord},
     run_lock::RunLock,
     saver::{self, Identity, Resumption},
+    shard_building,
     task::{Task, TaskModel},
     trainer::zero_states,
 };
@@ -54,6 +52,11 @@ pub struct MachineUse {
     pub num_threads: usize,
 }
 
+/// How long rank 0 may wait for another process, so that the other ranks do not give it up meanwhile.
+pub(crate) fn longest_wait(config: &Config) -> Duration {
+    Duration::from_secs_f64(config.distributed.timeout_seconds / 2.0)
+}
+
 /// Makes or checks the run folder and keeps other starts out of it; the folder of a debug run may change its
 /// configuration.
 ///
@@ -67,7 +70,7 @@ pub fn prepare_run_dir(
     is_debug: bool,
 ) -> Result<Option<RunLock>, TrainError> {
     // The other ranks wait for rank 0 meanwhile, and not longer than that.
-    let longest_wait = Duration::from_secs_f64(config.distributed.timeout_seconds / 2.0);
+    let longest_wait = longest_wait(config);
     let prepare = || {
         run_dir.create()?;
         let lock = RunLock::of_first(run_dir, longest_wait)?;
@@ -113,7 +116,7 @@ pub fn prepare_data(coordinator: &Coordinator, config: &Config) -> Result<Prepar
     // Before shards are built by ranks that cut text in different ways.
     coordinator.check_equal(&[("tokenizer", tokenizer.fingerprint().to_string())])?;
     let tokenizer = Arc::new(tokenizer);
-    build_shards(coordinator, config, &tokenizer)?;
+    shard_building::build_missing(coordinator, config, &tokenizer)?;
     together(coordinator, "corpus", || {
         // One rank hashes the files for all; the others open the same ones.
         let verify = if coordinator.world().is_first() { Verify::Hashes } else { Verify::Sizes };
@@ -145,51 +148,6 @@ fn tell_sources(config: &Config, data: &PretrainData) -> Result<(), TrainError> 
         );
     }
     Ok(())
-}
-
-/// Builds the shards where there are none: rank 0 decides, every rank builds its share, rank 0 joins them.
-fn build_shards(
-    coordinator: &Coordinator,
-    config: &Config,
-    tokenizer: &Arc<Tokenizer>,
-) -> Result<(), TrainError> {
-    let world = coordinator.world();
-    let request = data_settings::shard_request(config, tokenizer);
-    let must_build = together(coordinator, "search for shards", || {
-        if !world.is_first() {
-            return Ok(false);
-        }
-        match shards::status(&request)? {
-            BuildStatus::Ready(_) => Ok(false),
-            BuildStatus::Absent => Ok(true),
-            BuildStatus::Stale { what, expected, got } => {
-                Err(DataError::Stale { path: request.dir.clone(), what, expected, got }.into())
-            }
-        }
-    })?;
-    if coordinator.broadcast_bytes("search for shards", 0, &[u8::from(must_build)])? != [1] {
-        return Ok(());
-    }
-    tracing::info!("building the shards `{}`", request.dir.display());
-    let share = BuildShare { index: world.rank(), count: world.num_ranks() };
-    together(coordinator, "building of shards", || Ok(shards::build(&request, share)?))?;
-    together(coordinator, "joining of shards", || {
-        if world.is_first() {
-            let manifest = shards::finish(&request, world.num_ranks())?;
-            tracing::info!(
-                "{} tokens in {} documents",
-                manifest.counts.num_tokens,
-                manifest.counts.num_documents
-            );
-            if let Some((path, byte)) = manifest.first_invalid() {
-                let num_lines = manifest.counts.num_invalid_lines;
-                tracing::warn!(
-                    "{num_lines} lines are not UTF-8; bytes replaced, the first at byte {byte} of {path}"
-                );
-            }
-        }
-        Ok(())
-    })
 }
 
 fn open_tokenizer(config: &Config) -> Result<Tokenizer, TrainError> {

@@ -10,6 +10,7 @@
 
 mod block;
 
+use super::lock::BuildLock;
 use super::manifest::{Counts, MANIFEST_NAME, Manifest, ShardRecord, SourceRecord, SourceShards, json_error};
 use super::{Verify, check_files};
 use crate::error::DataError;
@@ -323,8 +324,8 @@ pub fn finish(request: &ShardBuildRequest, num_shares: usize) -> Result<Manifest
 ///
 /// # Errors
 ///
-/// [`DataError::Stale`] if there are shards of something else and the request refuses them; those of
-/// [`status`], [`build`] and [`finish`].
+/// [`DataError::Stale`] if there are shards of something else and the request refuses them; [`DataError::InUse`] if
+/// another process builds them; those of [`status`], [`build`] and [`finish`].
 pub fn prepare(request: &ShardBuildRequest) -> Result<Manifest, DataError> {
     prepare_watched(request, &mut |_| {})
 }
@@ -338,15 +339,26 @@ pub fn prepare_watched(
     request: &ShardBuildRequest,
     report: &mut dyn FnMut(&BuildProgress),
 ) -> Result<Manifest, DataError> {
-    match status(request)? {
-        BuildStatus::Ready(manifest) => return Ok(*manifest),
-        BuildStatus::Stale { what, expected, got } if request.when_stale == WhenStale::Refuse => {
-            return Err(DataError::Stale { path: request.dir.clone(), what, expected, got });
-        }
-        BuildStatus::Stale { .. } | BuildStatus::Absent => {}
+    if let Some(manifest) = ready(request)? {
+        return Ok(manifest);
+    }
+    let _lock = BuildLock::take(&request.dir)?;
+    if let Some(manifest) = ready(request)? {
+        return Ok(manifest);
     }
     build_watched(request, BuildShare::WHOLE, report)?;
     finish(request, 1)
+}
+
+/// The shards, if they are there and fit.
+fn ready(request: &ShardBuildRequest) -> Result<Option<Manifest>, DataError> {
+    match status(request)? {
+        BuildStatus::Ready(manifest) => Ok(Some(*manifest)),
+        BuildStatus::Stale { what, expected, got } if request.when_stale == WhenStale::Refuse => {
+            Err(DataError::Stale { path: request.dir.clone(), what, expected, got })
+        }
+        BuildStatus::Stale { .. } | BuildStatus::Absent => Ok(None),
+    }
 }
 
 /// The manifest of a finished build, not sealed yet.
@@ -444,7 +456,7 @@ fn building_folder(dir: &Path) -> PathBuf {
 }
 
 /// `<dir>.<suffix>`
-fn sibling(dir: &Path, suffix: &str) -> PathBuf {
+pub(super) fn sibling(dir: &Path, suffix: &str) -> PathBuf {
     let name =
         dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_else(|| "shards".to_owned());
     parent_of(dir).join(format!("{name}.{suffix}"))
