@@ -12,20 +12,9 @@ pub(crate) const NARROW: usize = 8;
 /// Writes `square` transposed into `out`.
 #[inline]
 pub(crate) fn transpose(square: &Square, out: &mut Square) {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f") {
-        // SAFETY: the feature was just detected; both arguments are whole squares.
-        #[expect(unsafe_code, reason = "calling code compiled for a feature that was just detected")]
-        return unsafe { x86::transpose(square, out) };
+    if !transpose_between(square.as_flattened(), 16, false, out.as_flattened_mut(), 16) {
+        plain(square, out);
     }
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
-        let (words, out) = (square.as_flattened(), out.as_flattened_mut());
-        // SAFETY: the feature was just detected; both arguments are whole squares.
-        #[expect(unsafe_code, reason = "calling code compiled for a feature that was just detected")]
-        return unsafe { avx2::transpose_between(words.as_ptr(), 16, false, out.as_mut_ptr(), 16) };
-    }
-    plain(square, out);
 }
 
 /// Writes a square whose rows begin every `stride` words transposed into rows that begin every `out_stride` words, and
@@ -50,7 +39,7 @@ pub(crate) fn transpose_between(
         // SAFETY: the feature was just detected, and all rows of 16 words are within the slices (asserted).
         #[expect(unsafe_code, reason = "calling code compiled for a feature that was just detected")]
         unsafe {
-            x86::transpose_between(words.as_ptr(), stride, rounds, out.as_mut_ptr(), out_stride);
+            avx512::transpose_between(words.as_ptr(), stride, rounds, out.as_mut_ptr(), out_stride);
         }
         return true;
     }
@@ -107,23 +96,8 @@ fn plain(square: &Square, out: &mut Square) {
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "unaligned vector loads and stores of whole rows")]
-mod x86 {
-    use super::Square;
+mod avx512 {
     use std::arch::x86_64::*;
-
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn transpose(square: &Square, out: &mut Square) {
-        let mut rows = [_mm512_setzero_si512(); 16];
-        for (row, words) in rows.iter_mut().zip(square) {
-            // SAFETY: a row of the square is 64 bytes.
-            *row = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
-        }
-        let columns = columns(rows);
-        for (out, column) in out.iter_mut().zip(columns) {
-            // SAFETY: a row of the result is 64 bytes.
-            unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), column) };
-        }
-    }
 
     /// # Safety
     ///
