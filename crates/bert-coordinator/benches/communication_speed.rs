@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bert_coordinator::{
     BucketPlan, CommError, Communicator, Coordinator, CoordinatorError, CoordinatorOptions, Exchanged,
-    Launch, MpiCommunicator, Pulse, Wire, World,
+    Launch, MpiCommunicator, Pulse, Upcoming, Wire, World,
 };
 use mpi::collective::SystemOperation;
 use mpi::topology::SimpleCommunicator;
@@ -163,6 +163,10 @@ impl Communicator for BothSides {
 
     fn configure(&mut self, timeout: Duration, pulse: Arc<Pulse>) {
         self.ours.configure(timeout, pulse);
+    }
+
+    fn foresee(&mut self, call_after_next: Option<Upcoming<'_>>) {
+        self.ours.foresee(call_after_next);
     }
 
     fn barrier(&mut self, phase: &str) -> Result<(), CommError> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::progress::nap;
 use crate::{
-    BucketPlan, CommError, Communicator, Coordinator, CoordinatorError, Failure, Pulse, SlotTree, Wire,
-    exit_code, from_bf16, rank_tree_sum, slots_of_rank, to_bf16,
+    BucketPlan, CommError, Communicator, Coordinator, CoordinatorError, Failure, Pulse, SlicesKind, SlotTree,
+    Upcoming, Wire, exit_code, from_bf16, rank_tree_sum, slots_of_rank, to_bf16,
 };
 
 /// Wait for peers in the functions where one of them does not come.
@@ -51,6 +51,7 @@ pub fn collectives(comm: &mut dyn Communicator) {
         exchanges_slices(comm, round, bounds);
         exchanges_halves(comm, round, bounds);
         folds_slices(comm, round, bounds);
+        foreseen_calls_give_the_same(comm, round, bounds);
     }
     refuses_wrong_arguments_and_goes_on(comm);
     comm.barrier("contract").expect("barrier at the end");
@@ -96,6 +97,31 @@ fn exchanges_slices(comm: &mut dyn Communicator, round: usize, bounds: &[usize])
     let expected: Vec<f32> =
         (0..num_ranks).flat_map(|peer| numbers(peer, round, bounds[peer]..bounds[peer + 1])).collect();
     assert_eq!(gathered, expected);
+}
+
+/// Some ranks foresee their calls and some do not; some of what is foreseen is taken back.
+fn foreseen_calls_give_the_same(comm: &mut dyn Communicator, round: usize, bounds: &[usize]) {
+    let (rank, num_ranks) = (comm.world().rank(), comm.world().num_ranks());
+    let foresees = |call: usize| !(rank + call + round).is_multiple_of(3);
+    let own = bounds[rank]..bounds[rank + 1];
+    let gather = Upcoming { kind: SlicesKind::AllGather, phase: "foreseen", bounds };
+    let all: Vec<f32> =
+        (0..num_ranks).flat_map(|peer| numbers(peer, round, bounds[peer]..bounds[peer + 1])).collect();
+    for call in 0..4 {
+        comm.foresee(foresees(call).then_some(gather));
+        let mut bucket = vec![f32::NAN; bounds[num_ranks]];
+        bucket[own.clone()].copy_from_slice(&numbers(rank, round, own.clone()));
+        assert_eq!(comm.all_gather_slices("foreseen", bucket, bounds).expect("all-gather"), all);
+    }
+    comm.foresee(None);
+    let halves = Upcoming { kind: SlicesKind::AllToAllHalves, phase: "halves", bounds };
+    let bucket = all.clone();
+    comm.foresee(foresees(5).then_some(halves));
+    // Whatever was foreseen of the last call above has been announced there: it comes now.
+    comm.all_gather_slices("foreseen", bucket, bounds).expect("all-gather");
+    comm.foresee(Some(gather));
+    comm.foresee(None);
+    exchanges_halves(comm, round, bounds);
 }
 
 /// The same between all ranks for elements of half the size.

@@ -32,7 +32,9 @@ pub use agree::Failure;
 pub use bucket::{Block, BucketPlan, NORM_BLOCK_LEN};
 #[cfg(feature = "mpi")]
 pub use comm::MpiCommunicator;
-pub use comm::{CommError, Communicator, Exchanged, SoloCommunicator, ThreadCommunicator};
+pub use comm::{
+    CommError, Communicator, Exchanged, SlicesKind, SoloCommunicator, ThreadCommunicator, Upcoming,
+};
 pub use coordinator::{Coordinator, CoordinatorOptions, Launch, ReducedSlice};
 pub use error::{CoordinatorError, exit_code};
 pub use launcher::{LauncherInfo, detect_launcher};

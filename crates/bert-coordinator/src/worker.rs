@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 
-use crate::comm::{CommError, Communicator, Exchanged};
+use crate::comm::{CommError, Communicator, Exchanged, SlicesKind, Upcoming};
 use crate::progress::{IDLE_POLL, Pulse, nap};
 use crate::slot_tree::rank_tree_sum_into_own;
 use crate::wire::{Wire, pack, rank_tree_sum_bf16, round_in_place};
@@ -24,6 +24,21 @@ pub(crate) enum Request {
     Shutdown { reply: Reply<()> },
 }
 
+impl Request {
+    /// What the peers must know of it beforehand, if it is about slices.
+    fn as_upcoming(&self) -> Option<Upcoming<'_>> {
+        let (kind, phase, bounds) = match self {
+            Request::Reduce { phase, bounds, wire: Wire::F32, .. } => (SlicesKind::AllToAll, phase, bounds),
+            Request::Reduce { phase, bounds, wire: Wire::Bf16, .. } => {
+                (SlicesKind::AllToAllHalves, phase, bounds)
+            }
+            Request::Gather { phase, bounds, .. } => (SlicesKind::AllGather, phase, bounds),
+            _ => return None,
+        };
+        Some(Upcoming { kind, phase, bounds })
+    }
+}
+
 /// What to do when the coordinator is dropped without a shutdown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnDrop {
@@ -36,6 +51,8 @@ pub(crate) enum OnDrop {
 pub(crate) struct Worker {
     comm: Box<dyn Communicator>,
     requests: Receiver<Request>,
+    /// The request after the one that is served, if it had come when that began.
+    next: Option<Request>,
     pulse: Arc<Pulse>,
     on_drop: OnDrop,
     /// Working space for received parts.
@@ -52,7 +69,7 @@ impl Worker {
         on_drop: OnDrop,
     ) -> Worker {
         let (parts, halves) = (Vec::new(), Exchanged::default());
-        Worker { comm, requests, pulse, on_drop, parts, halves }
+        Worker { comm, requests, next: None, pulse, on_drop, parts, halves }
     }
 
     /// Serves requests until shutdown.
@@ -62,7 +79,8 @@ impl Worker {
             if let Some(code) = self.pulse.abort_requested() {
                 self.comm.abort(code);
             }
-            match self.requests.recv_timeout(IDLE_POLL) {
+            let request = self.next.take().map_or_else(|| self.requests.recv_timeout(IDLE_POLL), Ok);
+            match request {
                 Ok(Request::Shutdown { reply }) => {
                     let result = self.comm.shutdown();
                     if result.is_ok() {
@@ -74,7 +92,10 @@ impl Worker {
                         return;
                     }
                 }
-                Ok(request) => self.serve(request),
+                Ok(request) => {
+                    self.look_ahead();
+                    self.serve(request);
+                }
                 Err(RecvTimeoutError::Timeout) => self.comm.idle(),
                 Err(RecvTimeoutError::Disconnected) => match self.on_drop {
                     OnDrop::Leave => return,
@@ -82,6 +103,12 @@ impl Worker {
                 },
             }
         }
+    }
+
+    /// Takes the request after the present one if it has come, and says so to the communicator.
+    fn look_ahead(&mut self) {
+        self.next = self.requests.try_recv().ok();
+        self.comm.foresee(self.next.as_ref().and_then(Request::as_upcoming));
     }
 
     /// A reply that nobody waits for any more is dropped.

@@ -83,7 +83,7 @@ fn attention(precision: Precision, peak: f64, num_rows: usize, row_len: usize) {
         attention::forward(attention, &qkv, &mut context, &mut statistics);
     });
     report(&format!("attention {num_rows} x {row_len} backward"), 5 * product, peak, || {
-        attention::backward(attention, &qkv, &context, &statistics, &grad_context, &mut grad_qkv);
+        attention::backward(attention, &qkv, &statistics, &grad_context, &mut grad_qkv);
     });
 }
 

@@ -3,12 +3,11 @@
 //! Owns the function and its derivative over flat slices. Element-wise, so threads never show.
 //! Paper: [Gaussian Error Linear Units, Hendrycks and Gimpel, 2016](https://arxiv.org/abs/1606.08415).
 
-use crate::math::{erf, exp_non_positive};
+use crate::math::{exp_non_positive, normal_cdf};
 use crate::simd::widest;
 use crate::stretch;
 use crate::threads::{OverThreads, PARALLEL_CHUNK_LEN};
 use rayon::prelude::*;
-use std::f32::consts::FRAC_1_SQRT_2;
 
 /// 2·sqrt(2/π)
 const TWO_SQRT_2_OVER_PI: f32 = 1.595_769;
@@ -20,7 +19,7 @@ const FRAC_1_SQRT_2PI: f32 = 0.398_942_3;
 /// Which Φ is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GeluForm {
-    /// The normal distribution, through the error function.
+    /// The normal distribution, which the paper writes with the error function.
     Erf,
     /// `(1 + tanh(sqrt(2/π)·(x + 0.044715·x³))) / 2`.
     Tanh,
@@ -31,7 +30,7 @@ impl GeluForm {
     #[inline(always)]
     pub(crate) fn write(self, x: &[f32], out: &mut [f32]) {
         match self {
-            Self::Erf => map(x, out, |x, _| x * normal_cdf(x)),
+            Self::Erf => map(x, out, |x, _| x * normal_cdf(x).0),
             Self::Tanh => map(x, out, |x, _| x * tanh_cdf(x)),
         }
     }
@@ -41,8 +40,8 @@ impl GeluForm {
     fn write_both(self, x: &mut [f32], out: &mut [f32]) {
         match self {
             Self::Erf => map_both(x, out, |x| {
-                let cdf = normal_cdf(x);
-                (x * cdf, erf_derivative(x, cdf))
+                let (cdf, exp) = normal_cdf(x);
+                (x * cdf, derivative(x, cdf, exp))
             }),
             Self::Tanh => map_both(x, out, |x| {
                 let cdf = tanh_cdf(x);
@@ -54,7 +53,10 @@ impl GeluForm {
     #[inline(always)]
     fn multiply_by_derivative(self, x: &[f32], gradient: &mut [f32]) {
         match self {
-            Self::Erf => map(x, gradient, |x, gradient| gradient * erf_derivative(x, normal_cdf(x))),
+            Self::Erf => map(x, gradient, |x, gradient| {
+                let (cdf, exp) = normal_cdf(x);
+                gradient * derivative(x, cdf, exp)
+            }),
             Self::Tanh => map(x, gradient, |x, gradient| gradient * tanh_derivative(x, tanh_cdf(x))),
         }
     }
@@ -139,14 +141,10 @@ pub fn backward(form: GeluForm, x: &[f32], gradient: &mut [f32]) {
     });
 }
 
+/// `Φ(x) + x φ(x)`, given `Φ(x)` and `e^(-x²/2)`.
 #[inline(always)]
-fn normal_cdf(x: f32) -> f32 {
-    erf(x * FRAC_1_SQRT_2).mul_add(0.5, 0.5)
-}
-
-#[inline(always)]
-fn erf_derivative(x: f32, cdf: f32) -> f32 {
-    exp_non_positive(-0.5 * x * x).mul_add(x * FRAC_1_SQRT_2PI, cdf)
+fn derivative(x: f32, cdf: f32, exp: f32) -> f32 {
+    exp.mul_add(x * FRAC_1_SQRT_2PI, cdf)
 }
 
 /// The logistic function of `2·sqrt(2/π)·(x + 0.044715·x³)`: the same as the form with tanh.

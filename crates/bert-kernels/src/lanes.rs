@@ -39,23 +39,6 @@ pub(crate) fn max(values: &[f32]) -> f32 {
     fold(lanes, larger)
 }
 
-/// Returns the sum of the products of two vectors of equal length.
-#[inline(always)]
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0; NUM_LANES];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<NUM_LANES>(), b.as_chunks::<NUM_LANES>());
-    for (a, b) in a.iter().zip(b) {
-        // Products apart from sums: in one loop the compiler would take lane by lane.
-        let mut products = *a;
-        products.iter_mut().zip(b).for_each(|(a, b)| *a *= b);
-        lanes.iter_mut().zip(&products).for_each(|(lane, product)| *lane += product);
-    }
-    for (lane, (a, b)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-        *lane += a * b;
-    }
-    fold(lanes, |a, b| a + b)
-}
-
 /// Folds the lanes pairwise: the upper half onto the lower half, until one is left.
 #[inline(always)]
 pub(crate) fn fold<T: Copy>(mut lanes: [T; NUM_LANES], add: impl Fn(T, T) -> T) -> T {
@@ -81,7 +64,6 @@ mod tests {
             let floats: Vec<f32> = values.iter().map(|v| f32::from(*v)).collect();
             let expected: i32 = values.iter().map(|v| 2 * i32::from(*v)).sum();
             prop_assert_eq!(sum(&floats, |x| 2.0 * x), expected as f32);
-            prop_assert_eq!(dot(&floats, &vec![2.0; floats.len()]), expected as f32);
             prop_assert_eq!(max(&floats), floats.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }
     }

@@ -83,7 +83,12 @@ impl ClassifyModel {
         })
     }
 
-    fn build(
+    /// Builds a model from the values of its buckets, which `values` gives for each bucket and its index, once, in any order.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::PretrainModel::from_buckets`].
+    pub fn build(
         config: &ClassifierConfig,
         compute: Compute,
         values: impl FnMut(&BucketLayout, usize) -> Vec<f32>,

@@ -3,6 +3,8 @@
 //! Matrices and tables start from a normal distribution cut at two standard deviations, as in the original code;
 //! biases start at 0 and LayerNorm at the identity. No tensor and no generator state lives here.
 
+use std::ops::Range;
+
 use bert_kernels::widest;
 use bert_random::Key;
 use rayon::prelude::*;
@@ -20,40 +22,79 @@ const LIMIT_SD: f64 = 2.0;
 /// The result depends on `init_key` and on the parameters' names, not on the order in which buckets are asked for.
 pub fn initial_bucket(config: &ModelConfig, bucket: &BucketLayout, init_key: Key) -> Vec<f32> {
     let mut values = vec![0.0; bucket.num_elements];
-    for spec in &bucket.parameters {
-        fill_parameter(config, spec, init_key, &mut values[spec.range()]);
-    }
+    initial_range(config, bucket, init_key, 0..bucket.num_elements, &mut values);
     values
+}
+
+/// Computes a range of [`initial_bucket`], counted in layout order, into `values`.
+///
+/// # Panics
+///
+/// If `values` is not as long as the range, or the range is not within the bucket.
+pub fn initial_range(
+    config: &ModelConfig,
+    bucket: &BucketLayout,
+    init_key: Key,
+    range: Range<usize>,
+    values: &mut [f32],
+) {
+    assert_eq!(range.len(), values.len(), "initial values need memory as long as their range");
+    assert!(range.end <= bucket.num_elements, "{range:?} of {} elements", bucket.num_elements);
+    for spec in &bucket.parameters {
+        let own = spec.range();
+        let (start, end) = (own.start.max(range.start), own.end.min(range.end));
+        if start < end {
+            let values = &mut values[start - range.start..end - range.start];
+            fill_parameter(config, spec, init_key, start - own.start, values);
+        }
+    }
 }
 
 /// Computes the initial values of one parameter.
 pub(crate) fn initial_parameter(config: &ModelConfig, spec: &ParameterSpec, init_key: Key) -> Vec<f32> {
     let mut values = vec![0.0; spec.num_elements];
-    fill_parameter(config, spec, init_key, &mut values);
+    fill_parameter(config, spec, init_key, 0, &mut values);
     values
 }
 
-/// Writes the initial values of one parameter over zeros.
-fn fill_parameter(config: &ModelConfig, spec: &ParameterSpec, init_key: Key, values: &mut [f32]) {
-    if spec.name.ends_with("LayerNorm.weight") {
-        values.fill(1.0);
-    } else if spec.decay {
-        let key = init_key.with_name(&spec.name);
-        let row_len = spec.shape[spec.shape.len() - 1];
-        values.par_chunks_mut(row_len).enumerate().for_each(|(row_idx, row)| {
-            let stream = key.with(row_idx as u64).stream();
-            let (len, mut places) = (row.len(), row.iter_mut());
-            let take = |deviate: f64| {
-                if let Some(place) = places.next() {
-                    *place = (deviate * config.initializer_range) as f32;
-                }
-            };
-            widest(
-                #[inline(always)]
-                || stream.truncated_normals(LIMIT_SD, len, take),
-            );
-        });
+/// Writes the initial values of one parameter from element `first` on.
+fn fill_parameter(
+    config: &ModelConfig,
+    spec: &ParameterSpec,
+    init_key: Key,
+    first: usize,
+    values: &mut [f32],
+) {
+    if !spec.decay {
+        let value = if spec.name.ends_with("LayerNorm.weight") { 1.0 } else { 0.0 };
+        return values.fill(value);
     }
+    let key = init_key.with_name(&spec.name);
+    let row_len = spec.shape[spec.shape.len() - 1];
+    let fill_row = |row_idx: usize, num_skipped: usize, row: &mut [f32]| {
+        fill_row(config, key.with(row_idx as u64), num_skipped, row);
+    };
+    let (row_idx, num_skipped) = (first / row_len, first % row_len);
+    let (rest_of_row, rows) = values.split_at_mut((row_len - num_skipped).min(values.len()));
+    fill_row(row_idx, num_skipped, rest_of_row);
+    rows.par_chunks_mut(row_len).enumerate().for_each(|(i, row)| fill_row(row_idx + 1 + i, 0, row));
+}
+
+/// Writes the deviates of a row's key but for the first `num_skipped`.
+fn fill_row(config: &ModelConfig, key: Key, num_skipped: usize, row: &mut [f32]) {
+    let (stream, count) = (key.stream(), num_skipped + row.len());
+    let (mut num_left, mut places) = (num_skipped, row.iter_mut());
+    let take = |deviate: f64| {
+        if num_left > 0 {
+            num_left -= 1;
+        } else if let Some(place) = places.next() {
+            *place = (deviate * config.initializer_range) as f32;
+        }
+    };
+    widest(
+        #[inline(always)]
+        || stream.truncated_normals(LIMIT_SD, count, take),
+    );
 }
 
 #[cfg(test)]
@@ -78,6 +119,22 @@ mod tests {
         assert!(mean.abs() < 4.0 * 0.02 / count.sqrt(), "mean {mean}");
         assert!((variance.sqrt() / 0.02 - 0.87963).abs() < 0.01, "sd {}", variance.sqrt());
         assert!(words.iter().all(|v| v.abs() <= 0.04));
+    }
+
+    #[test]
+    fn a_range_is_a_part_of_the_bucket() {
+        let config = tiny_config();
+        let key = Key::new(7, Purpose::Init);
+        for bucket in &ParameterLayout::new(&config).buckets {
+            let whole = initial_bucket(&config, bucket, key);
+            let borders =
+                [0, 1, 5, bucket.num_elements / 3, bucket.num_elements / 2 + 1, bucket.num_elements];
+            for pair in borders.windows(2) {
+                let mut part = vec![f32::NAN; pair[1] - pair[0]];
+                initial_range(&config, bucket, key, pair[0]..pair[1], &mut part);
+                assert_eq!(part, whole[pair[0]..pair[1]], "{} {pair:?}", bucket.name);
+            }
+        }
     }
 
     #[test]

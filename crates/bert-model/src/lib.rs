@@ -52,7 +52,7 @@ pub use compute::{Compute, StageForm};
 pub use config::{ConfigError, HiddenAct, ModelConfig};
 pub use error::ModelError;
 pub use grow::grow_vocabulary;
-pub use init::initial_bucket;
+pub use init::{initial_bucket, initial_range};
 pub use layout::{BucketLayout, ParameterLayout, ParameterSpec};
 pub use loss::{BatchLosses, LossScale};
 pub use pooling::Pooling;

@@ -75,7 +75,12 @@ impl PretrainModel {
         })
     }
 
-    fn build(
+    /// Builds a model from the values of its buckets, which `values` gives for each bucket and its index, once, in any order.
+    ///
+    /// # Errors
+    ///
+    /// As [`PretrainModel::from_buckets`].
+    pub fn build(
         config: &ModelConfig,
         compute: Compute,
         values: impl FnMut(&BucketLayout, usize) -> Vec<f32>,

@@ -140,7 +140,7 @@ impl Rank<'_> {
         let task = T::prepare(coordinator, config)?;
         let origin = setup::prepare_origin(coordinator, config, run_dir, is_debug)?;
         let compute = machine.backend.compute(config.train.precision);
-        let mut model = setup::prepare_model(coordinator, config, compute, &task, &origin)?;
+        let mut model = task.model(coordinator, config, compute, origin.folder.as_deref())?;
         agree(coordinator, "planted faults", faults.check_tensor(model.layout()))?;
         let described = (model.layout(), &origin);
         let identity = setup::prepare_identity(coordinator, config, &task, described, run_dir, &machine)?;

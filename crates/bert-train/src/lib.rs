@@ -28,6 +28,7 @@ pub mod eval;
 pub mod failure_record;
 pub mod fault;
 pub mod figures;
+mod initial_weights;
 mod lamb;
 pub mod launch;
 pub mod lineage;

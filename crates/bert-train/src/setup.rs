@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bert_coordinator::{Coordinator, slots_of_rank};
 use bert_data::{BatchSource, Corpus, Prefetcher, PretrainData, Tokenizer, shards::Verify};
-use bert_model::{BackendKind, Compute, ParameterLayout};
+use bert_model::{BackendKind, ParameterLayout};
 
 use crate::{
     checkpoint::{
@@ -225,21 +225,6 @@ fn continued_state(config: &Config, run_dir: &RunDir) -> Option<CheckpointState>
         }
         path => CheckpointState::read(Path::new(path)).ok(),
     }
-}
-
-/// The model with its first weights: keyed by the seed, or read from a folder.
-///
-/// # Errors
-///
-/// [`TrainError`] on every rank.
-pub fn prepare_model<T: Task>(
-    coordinator: &Coordinator,
-    config: &Config,
-    compute: Compute,
-    task: &T,
-    origin: &Origin,
-) -> Result<T::Model, TrainError> {
-    together(coordinator, "model", || task.model(config, compute, origin.folder.as_deref()))
 }
 
 /// Hash over names, shapes and order of all parameters.

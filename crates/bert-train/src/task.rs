@@ -96,9 +96,10 @@ pub trait Task: Sized + Sync {
     ///
     /// # Errors
     ///
-    /// [`TrainError`] if the folder does not fit the configuration.
+    /// [`TrainError`], the same on every rank, if the folder does not fit the configuration.
     fn model(
         &self,
+        coordinator: &Coordinator,
         config: &Config,
         compute: Compute,
         folder: Option<&Path>,

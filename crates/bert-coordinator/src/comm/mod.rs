@@ -39,6 +39,28 @@ pub struct Exchanged<T = f32> {
     pub recv: Vec<T>,
 }
 
+/// What the peers must know of a collective of slices before it begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Upcoming<'a> {
+    /// Which operation.
+    pub kind: SlicesKind,
+    /// Its phase.
+    pub phase: &'a str,
+    /// Its bounds.
+    pub bounds: &'a [usize],
+}
+
+/// The collectives of slices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlicesKind {
+    /// [`Communicator::fold_slices`] or [`Communicator::all_to_all_slices`].
+    AllToAll,
+    /// [`Communicator::all_to_all_halves`].
+    AllToAllHalves,
+    /// [`Communicator::all_gather_slices`].
+    AllGather,
+}
+
 /// Collective operations of one rank.
 ///
 /// `phase` names the step of the training in errors; it must be equal on all ranks. After an
@@ -57,6 +79,10 @@ pub trait Communicator {
 
     /// Sets the longest wait for peers per operation, and the pulse to beat while waiting.
     fn configure(&mut self, timeout: Duration, pulse: Arc<Pulse>);
+
+    /// Says what the call after the next one will be, or that this is not known: the peers can be told of it while the next one
+    /// is still under way, which spares a wait. If both are called it must be what was said.
+    fn foresee(&mut self, _call_after_next: Option<Upcoming<'_>>) {}
 
     /// Waits until every rank has come.
     fn barrier(&mut self, phase: &str) -> Result<(), CommError>;

@@ -6,6 +6,7 @@
 //! with a deadline. The C functions are behind `mpi_ffi.rs`; no MPI collective is used, so nothing
 //! depends on an algorithm that the library chooses.
 
+mod announcement;
 mod notices;
 mod pieces;
 
@@ -14,13 +15,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::call::WIRE_LEN;
 use super::mpi_ffi::{Buffer, Direction, Flight, Library, LibraryError, MAX_MESSAGE_LEN, Message};
 use super::{
-    Call, CallKind, CommError, Communicator, DEFAULT_TIMEOUT, Exchanged, check_root, check_slices, own_len,
+    Call, CallKind, CommError, Communicator, DEFAULT_TIMEOUT, Exchanged, Upcoming, check_root, check_slices,
+    own_len,
 };
 use crate::progress::{Backoff, Deadline, Pulse};
 use crate::world::World;
+use announcement::Ahead;
 use notices::Notices;
 use pieces::Pieces;
 
@@ -73,6 +75,7 @@ pub struct MpiCommunicator {
     pulse: Arc<Pulse>,
     notices: RefCell<Notices>,
     max_message_len: usize,
+    ahead: RefCell<Ahead>,
     failure: Option<CommError>,
 }
 
@@ -97,6 +100,7 @@ impl MpiCommunicator {
             pulse: Arc::default(),
             notices: RefCell::new(Notices::new(num_ranks)),
             max_message_len: MAX_MESSAGE_LEN,
+            ahead: RefCell::default(),
             failure: None,
         })
     }
@@ -125,49 +129,6 @@ impl MpiCommunicator {
     fn peers(&self) -> impl Iterator<Item = usize> + use<> {
         let (rank, num_ranks) = (self.world.rank(), self.world.num_ranks());
         (1..num_ranks).map(move |step| (rank + step) % num_ranks)
-    }
-
-    /// Tells all peers what comes next and checks that they all do the same. Returns the number of
-    /// payload bytes that each rank announces.
-    fn announce(&self, call: &Call, payload_len: usize) -> Result<Vec<usize>, CommError> {
-        let num_ranks = self.world.num_ranks();
-        let mut flight = Flight::new();
-        let outbox = flight.hold(Buffer::Bytes(call.to_wire(payload_len as u64).to_vec()));
-        let inbox = flight.hold(Buffer::Bytes(vec![0; num_ranks * WIRE_LEN]));
-        let place = |peer: usize| peer * WIRE_LEN..(peer + 1) * WIRE_LEN;
-        for peer in self.peers() {
-            self.post(&mut flight, call, Message::receive(peer, TAG_CALL, inbox, place(peer)))?;
-            self.post(&mut flight, call, Message::send(peer, TAG_CALL, outbox, 0..WIRE_LEN))?;
-        }
-        let mut lens = vec![0; num_ranks];
-        lens[self.world.rank()] = payload_len;
-        let mut calls = vec![(self.world.rank(), call.to_string())];
-        let mut all_agree = true;
-        self.drive(&mut flight, call, Backoff::for_peers(), |flight, message| {
-            if message.direction == Direction::Receive {
-                let peer = message.peer;
-                match Call::from_wire(flight.received(inbox, place(peer))) {
-                    Some((peer_call, peer_len)) => {
-                        all_agree &= call.agrees_with(&peer_call);
-                        lens[peer] = usize::try_from(peer_len).unwrap_or(usize::MAX);
-                        calls.push((peer, peer_call.to_string()));
-                    }
-                    None => {
-                        all_agree = false;
-                        calls.push((peer, "an unreadable message (another program version?)".to_owned()));
-                    }
-                }
-            }
-            Ok(())
-        })
-        // All are heard first, so that the one that differs is told from the others. Who disagrees with those that came
-        // is a better reason than that somebody else did not come.
-        .or_else(|err| if all_agree { Err(err) } else { Ok(()) })?;
-        if all_agree {
-            return Ok(lens);
-        }
-        calls.sort();
-        Err(CommError::CallsDiffer { calls })
     }
 
     /// Exchanges data with all peers. Ranges count bytes, one per rank; the own ones are not used.
@@ -332,6 +293,11 @@ impl Communicator for MpiCommunicator {
     fn configure(&mut self, timeout: Duration, pulse: Arc<Pulse>) {
         self.timeout = timeout;
         self.pulse = pulse;
+    }
+
+    fn foresee(&mut self, call_after_next: Option<Upcoming<'_>>) {
+        let next = call_after_next.map(|upcoming| self.foreseen_call(upcoming));
+        self.ahead.get_mut().next = next;
     }
 
     fn barrier(&mut self, phase: &str) -> Result<(), CommError> {

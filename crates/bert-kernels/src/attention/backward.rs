@@ -6,18 +6,17 @@
 use super::scratch::{Factors, ScoresOf, Scratch, with_scratch};
 use super::{Attention, Job, for_each, softmax};
 use crate::gemm::{Region, compute, round_to_bf16};
-use crate::lanes;
 use crate::simd::widest;
 use crate::simd::window::Window;
 
 /// Writes the gradients of queries, keys and values, given that of the context.
 ///
-/// `context` and `statistics` are what [`forward`](super::forward) wrote.
+/// `statistics` is what [`forward`](super::forward) wrote.
 ///
 /// # Shapes
 ///
 /// - qkv, grad_qkv: `[num_tokens, 3, num_heads, head_size]`
-/// - context, grad_context: `[num_tokens, num_heads, head_size]`
+/// - grad_context: `[num_tokens, num_heads, head_size]`
 /// - statistics: `[num_tokens * num_heads * 2]`
 ///
 /// # Panics
@@ -26,16 +25,15 @@ use crate::simd::window::Window;
 pub fn backward(
     attention: Attention<'_>,
     qkv: &[f32],
-    context: &[f32],
     statistics: &[f32],
     grad_context: &[f32],
     grad_qkv: &mut [f32],
 ) {
-    let states = [qkv.len() / 3, context.len(), grad_context.len(), grad_qkv.len() / 3];
+    let states = [qkv.len() / 3, grad_context.len(), grad_qkv.len() / 3];
     attention.check(&states, qkv.len(), statistics.len());
     assert_eq!(qkv.len(), grad_qkv.len(), "attention needs a gradient per query, key and value");
     let jobs = attention.jobs();
-    let inputs = Inputs { attention, qkv, context, grad_context };
+    let inputs = Inputs { attention, qkv, grad_context };
     let (statistics, _) = statistics.as_chunks::<2>();
     let work: Vec<_> = attention.windows_of::<3>(&jobs, grad_qkv).enumerate().collect();
     for_each(work, |(i, grads)| {
@@ -52,7 +50,6 @@ pub fn backward(
 struct Inputs<'a> {
     attention: Attention<'a>,
     qkv: &'a [f32],
-    context: &'a [f32],
     grad_context: &'a [f32],
 }
 
@@ -99,8 +96,6 @@ impl Inputs<'_> {
 
     /// Turns scores into dropped probabilities, and gradients of those into gradients of the products of queries
     /// and keys.
-    ///
-    /// The sum over a softmax's gradients is `grad_context · context` of the query, dropout included.
     fn grad_scores(
         &self,
         jobs: &[Job],
@@ -111,25 +106,20 @@ impl Inputs<'_> {
         rounds: bool,
     ) {
         let (attention, scale, job) = (&self.attention, self.attention.scale(), jobs[0]);
-        let (width, size) = (attention.width(), attention.head_size);
         for (i, statistics) in statistics.iter().enumerate() {
-            let first = (job.first_token + from + i) * width + job.head_idx * size;
-            let (context, grad_context) =
-                (&self.context[first..first + size], &self.grad_context[first..first + size]);
             let factors = attention.drop_keys(job, from + i, factors);
             let (probs, grads, statistics) = (probs.row(i), grads.row(i), *statistics);
             widest(
                 #[inline(always)]
                 move || {
-                    let sum = lanes::dot(context, grad_context);
                     if rounds {
-                        softmax::backward(probs, grads, factors, statistics, sum, scale, round_to_bf16);
+                        softmax::backward(probs, grads, factors, statistics, scale, round_to_bf16);
                     } else {
-                        softmax::backward(probs, grads, factors, statistics, sum, scale, |value| value);
+                        softmax::backward(probs, grads, factors, statistics, scale, |value| value);
                     }
                 },
             );
-            attention.fetch(jobs.get(1), from + i, self.qkv, &[self.context, self.grad_context]);
+            attention.fetch(jobs.get(1), from + i, self.qkv, &[self.grad_context]);
         }
     }
 }

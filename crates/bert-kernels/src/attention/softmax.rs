@@ -55,24 +55,34 @@ fn exponentials(
 
 /// Turns the same scores into probabilities times their factors, and the gradient of those into that of the scores
 /// before they were scaled: `scale * p * (f * g - sum)`, where `sum` is that of all `f * g * p`.
+///
+/// The sum is taken of the very values that it is subtracted from, so that what those have in common, rounding included, cancels:
+/// gradients of scores are small differences of large numbers, and those of a query must add up to 0.
 #[inline(always)]
 pub(super) fn backward(
     scores: &mut [f32],
     gradient: &mut [f32],
     factors: &[f32],
     [max, factor]: [f32; 2],
-    sum: f32,
     scale: f32,
     cast: impl Fn(f32) -> f32 + Copy,
 ) {
     let (scores, _) = scores.as_chunks_mut::<NUM_LANES>();
     let (gradient, _) = gradient.as_chunks_mut::<NUM_LANES>();
     let (factors, _) = factors.as_chunks::<NUM_LANES>();
+    let mut sums = [0.0; NUM_LANES];
+    for ((scores, gradient), factors) in scores.iter_mut().zip(&mut *gradient).zip(factors) {
+        for (((score, gradient), keep), sum) in scores.iter_mut().zip(gradient).zip(factors).zip(&mut sums) {
+            *score = exp_non_positive(*score * scale - max) * factor;
+            *gradient *= keep;
+            *sum += *score * *gradient;
+        }
+    }
+    let sum = lanes::fold(sums, |a, b| a + b);
     for ((scores, gradient), factors) in scores.iter_mut().zip(gradient).zip(factors) {
         for ((score, gradient), keep) in scores.iter_mut().zip(gradient).zip(factors) {
-            let prob = exp_non_positive(*score * scale - max) * factor;
-            *gradient = cast(scale * (prob * (*gradient * keep - sum)));
-            *score = cast(prob * keep);
+            *gradient = cast(scale * (*score * (*gradient - sum)));
+            *score = cast(*score * keep);
         }
     }
 }

@@ -44,7 +44,7 @@ fn run(attention: Attention<'_>) -> Case {
     };
     let mut statistics = vec![f32::NAN; num_tokens * attention.num_heads * 2];
     forward(attention, &case.qkv, &mut case.context, &mut statistics);
-    backward(attention, &case.qkv, &case.context, &statistics, &case.grad_context, &mut case.grad_qkv);
+    backward(attention, &case.qkv, &statistics, &case.grad_context, &mut case.grad_qkv);
     case
 }
 

@@ -50,6 +50,8 @@ fn relative_distance(got: &[f32], expected: &[f32]) -> f64 {
     norm(&mut got.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied()).max(1e-6)
 }
 
+/// Stage by stage within 1e-5, every parameter by itself within twice that: forward and backward pass through weights so large that
+/// rounding grows from stage to stage.
 #[test]
 fn fused_equals_composed_with_dropout_on_every_edge() {
     for (backend, (config, batch)) in
@@ -64,16 +66,15 @@ fn fused_equals_composed_with_dropout_on_every_edge() {
         let difference = (sum(losses) - sum(expected_losses)).abs() / sum(expected_losses);
         assert!(difference < 1e-6, "{backend}: {difference}");
         for (bucket_idx, bucket) in layout.buckets.iter().enumerate() {
+            let gradients = [&sink, &expected].map(|sink| &sink.buckets[bucket_idx]);
+            let difference = relative_distance(gradients[0], gradients[1]);
+            assert!(difference < 1e-5, "{backend}, {}: {difference}", bucket.name);
             for spec in &bucket.parameters {
-                let gradients = [&sink, &expected].map(|sink| &sink.buckets[bucket_idx][spec.range()]);
-                let difference = relative_distance(gradients[0], gradients[1]);
+                let difference = relative_distance(&gradients[0][spec.range()], &gradients[1][spec.range()]);
                 // The true gradient of key biases is 0, and of queries and keys too where there is one key.
                 let is_zero = spec.name.contains("self.key.bias")
                     || batch.row_len == 1 && (spec.name.contains("query") || spec.name.contains("key"));
-                // Gradients of scores are small differences of large numbers, in both forms.
-                let of_scores = spec.name.contains("query") || spec.name.contains("key");
-                let tolerance = if of_scores { 3e-5 } else { 1e-5 };
-                assert!(difference < tolerance || is_zero, "{backend}, {}: {difference}", spec.name);
+                assert!(difference < 2e-5 || is_zero, "{backend}, {}: {difference}", spec.name);
             }
         }
     }

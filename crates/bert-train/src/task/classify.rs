@@ -28,7 +28,7 @@ use crate::{
     data_settings,
     error::TrainError,
     figures::SlotFigures,
-    lineage,
+    initial_weights, lineage,
     metrics::{ClassEvalLine, EvalLine, StepFigures},
     ranks::together,
     run_dir::RunDir,
@@ -156,6 +156,14 @@ impl Classify {
     }
 }
 
+/// The weights of a folder; a classifier that it lacks begins anew.
+fn from_folder(folder: &Path, config: &ClassifierConfig, init_key: Key) -> Result<Vec<Vec<f32>>, TrainError> {
+    let loaded = hf::load_folder_below_classifier(folder, &config.labels, init_key)?;
+    lineage::check_same_model(folder, &loaded.model, &config.model)?;
+    lineage::note_initialised(folder, &loaded.initialised);
+    Ok(loaded.buckets)
+}
+
 /// Says how many rows there are, of which class, and what did not fit.
 fn describe(name: &str, rows: &EncodedRows, labels: &[String], max_seq_length: usize) {
     let counts = rows.counts();
@@ -186,11 +194,18 @@ impl Task for Classify {
 
     fn prepare(coordinator: &Coordinator, config: &Config) -> Result<Self, TrainError> {
         let is_first = coordinator.world().is_first();
-        together(coordinator, "labelled texts", || Self::open(config, is_first))
+        let task = together(coordinator, "labelled texts", || Self::open(config, is_first))?;
+        // Before the ranks share the weights, whose number depends on both.
+        coordinator.check_equal(&[
+            ("tokenizer", task.tokenizer.fingerprint().to_string()),
+            ("corpus", task.fingerprint.clone()),
+        ])?;
+        Ok(task)
     }
 
     fn model(
         &self,
+        coordinator: &Coordinator,
         config: &Config,
         compute: Compute,
         folder: Option<&Path>,
@@ -203,13 +218,19 @@ impl Task for Classify {
             dropout_prob: self.section.classifier_dropout,
         };
         let key = Key::new(config.run.seed, Purpose::Init);
-        let Some(folder) = folder else {
-            return Ok(ClassifyModel::init(&classifier, key, compute)?);
+        let mut buckets = match folder {
+            None => {
+                let layout = ParameterLayout::for_classifier(&classifier.model, classifier.labels.len());
+                initial_weights::from_scratch(coordinator, config, (&classifier.model, &layout), key)?
+            }
+            Some(folder) => {
+                together(coordinator, "initial weights", || from_folder(folder, &classifier, key))?
+            }
         };
-        let loaded = hf::load_folder_below_classifier(folder, self.labels.names(), key)?;
-        lineage::check_same_model(folder, &loaded.model, &classifier.model)?;
-        lineage::note_initialised(folder, &loaded.initialised);
-        Ok(ClassifyModel::from_buckets(&classifier, &loaded.buckets, compute)?)
+        together(coordinator, "model", || {
+            let values = |_: &_, bucket_idx: usize| std::mem::take(&mut buckets[bucket_idx]);
+            Ok(ClassifyModel::build(&classifier, compute, values)?)
+        })
     }
 
     fn data(&self) -> &Arc<ClassifyData> {

@@ -7,7 +7,7 @@ use std::{ops::Range, path::Path, sync::Arc};
 use bert_coordinator::Coordinator;
 use bert_data::{DataError, MicroBatch, PretrainData, Tokenizer, describe_row};
 use bert_model::{
-    Compute, GradientSink, LossScale, ModelError, ParameterLayout, PretrainBatch, PretrainModel,
+    Compute, GradientSink, LossScale, ModelConfig, ModelError, ParameterLayout, PretrainBatch, PretrainModel,
     hf::{self, Allowed, Source},
 };
 use bert_random::{Key, Purpose};
@@ -21,8 +21,9 @@ use crate::{
     error::TrainError,
     eval::HeldOut,
     figures::SlotFigures,
-    lineage,
+    initial_weights, lineage,
     metrics::{EvalLine, StepFigures},
+    ranks::together,
     run_dir::RunDir,
     saver,
     setup::{PreparedData, prepare_data, prepare_evaluation},
@@ -46,24 +47,26 @@ impl Task for Pretrain {
 
     fn model(
         &self,
+        coordinator: &Coordinator,
         config: &Config,
         compute: Compute,
         folder: Option<&Path>,
     ) -> Result<PretrainModel, TrainError> {
         let model_config = data_settings::model_config(config, self.data.tokenizer.vocab_size());
         let key = Key::new(config.run.seed, Purpose::Init);
-        let Some(folder) = folder else {
-            return Ok(PretrainModel::init(&model_config, key, compute)?);
+        let mut buckets = match folder {
+            None => {
+                let layout = ParameterLayout::new(&model_config);
+                initial_weights::from_scratch(coordinator, config, (&model_config, &layout), key)?
+            }
+            Some(folder) => {
+                together(coordinator, "initial weights", || from_folder(folder, &model_config, key))?
+            }
         };
-        lineage::check_same_model(folder, &hf::load_config(folder)?, &model_config)?;
-        let allowed = Allowed {
-            missing: &|name| name.starts_with("cls.") || name.starts_with("bert.pooler."),
-            unexpected: &|name| name.starts_with("classifier."),
-            init_key: Some(key),
-        };
-        let loaded = hf::load(&Source::folder(folder)?, &allowed)?;
-        lineage::note_initialised(folder, &loaded.initialised);
-        Ok(PretrainModel::from_buckets(&model_config, &loaded.buckets, compute)?)
+        together(coordinator, "model", || {
+            let values = |_: &_, bucket_idx: usize| std::mem::take(&mut buckets[bucket_idx]);
+            Ok(PretrainModel::build(&model_config, compute, values)?)
+        })
     }
 
     fn data(&self) -> &Arc<PretrainData> {
@@ -159,6 +162,19 @@ impl TaskModel for PretrainModel {
         saver::check_layout(folder, &ParameterLayout::new(&config), self.layout())?;
         Ok(buckets)
     }
+}
+
+/// The weights of a folder; heads that it lacks begin anew.
+fn from_folder(folder: &Path, config: &ModelConfig, init_key: Key) -> Result<Vec<Vec<f32>>, TrainError> {
+    lineage::check_same_model(folder, &hf::load_config(folder)?, config)?;
+    let allowed = Allowed {
+        missing: &|name| name.starts_with("cls.") || name.starts_with("bert.pooler."),
+        unexpected: &|name| name.starts_with("classifier."),
+        init_key: Some(init_key),
+    };
+    let loaded = hf::load(&Source::folder(folder)?, &allowed)?;
+    lineage::note_initialised(folder, &loaded.initialised);
+    Ok(loaded.buckets)
 }
 
 /// Loss = MLM sum / masked tokens of the global batch + NSP sum / pairs of the global batch.

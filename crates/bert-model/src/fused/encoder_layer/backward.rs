@@ -118,8 +118,8 @@ impl LayerPass<'_> {
         gemm::multiply(operand, right, grad_context);
 
         let grad_qkv = fit(grad_qkv, 3 * num_tokens * hidden);
-        let SavedLayer { qkv: states, context, softmax, .. } = saved;
-        attention::backward(self.attention(*precision), states, context, softmax, grad_context, grad_qkv);
+        let SavedLayer { qkv: states, softmax, .. } = saved;
+        attention::backward(self.attention(*precision), states, softmax, grad_context, grad_qkv);
         let parts = [0, 1, 2].map(|part| {
             let part = &grad_qkv[part * hidden..];
             Matrix::strided(part, num_tokens, hidden, 3 * hidden)
