@@ -24,7 +24,7 @@ mod write;
 
 pub use build::{
     BuildProgress, BuildReport, BuildShare, BuildStatus, ShardBuildRequest, WhenStale, build, build_watched,
-    finish, prepare, prepare_watched, status,
+    finish, prepare, prepare_watched, ready, status,
 };
 pub use lock::BuildLock;
 pub use manifest::{Counts, Manifest, ShardRecord, SourceRecord, SourceShards};

@@ -10,7 +10,7 @@ use std::{
 use bert_coordinator::Coordinator;
 use bert_data::{
     DataError, Tokenizer,
-    shards::{self, BuildLock, BuildShare, BuildStatus, Manifest, ShardBuildRequest},
+    shards::{self, BuildLock, BuildShare, Manifest, ShardBuildRequest},
 };
 
 use crate::{
@@ -50,7 +50,7 @@ pub(crate) fn build_missing(
 
 /// Returns the lock under which shards are to be built, or nothing if they are there.
 fn lock_if_absent(request: &ShardBuildRequest, longest: Duration) -> Result<Option<BuildLock>, TrainError> {
-    if !is_absent(request)? {
+    if shards::ready(request)?.is_some() {
         return Ok(None);
     }
     let (start, mut is_told) = (Instant::now(), false);
@@ -68,17 +68,7 @@ fn lock_if_absent(request: &ShardBuildRequest, longest: Duration) -> Result<Opti
         }
     };
     // Whoever held the lock before may have built them.
-    Ok(is_absent(request)?.then_some(lock))
-}
-
-fn is_absent(request: &ShardBuildRequest) -> Result<bool, TrainError> {
-    match shards::status(request)? {
-        BuildStatus::Ready(_) => Ok(false),
-        BuildStatus::Absent => Ok(true),
-        BuildStatus::Stale { what, expected, got } => {
-            Err(DataError::Stale { path: request.dir.clone(), what, expected, got }.into())
-        }
-    }
+    Ok(shards::ready(request)?.is_none().then_some(lock))
 }
 
 fn tell(manifest: &Manifest) {

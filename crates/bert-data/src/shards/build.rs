@@ -350,8 +350,12 @@ pub fn prepare_watched(
     finish(request, 1)
 }
 
-/// The shards, if they are there and fit.
-fn ready(request: &ShardBuildRequest) -> Result<Option<Manifest>, DataError> {
+/// Returns the manifest of the shards, or nothing if they are to be built.
+///
+/// # Errors
+///
+/// [`DataError::Stale`] if they are there, do not fit the request, and it says to refuse those; the others as [`status`].
+pub fn ready(request: &ShardBuildRequest) -> Result<Option<Manifest>, DataError> {
     match status(request)? {
         BuildStatus::Ready(manifest) => Ok(Some(*manifest)),
         BuildStatus::Stale { what, expected, got } if request.when_stale == WhenStale::Refuse => {
