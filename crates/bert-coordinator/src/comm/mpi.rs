@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use super::mpi_ffi::{Buffer, Direction, Flight, Library, LibraryError, MAX_MESSAGE_LEN, Message};
 use super::{
-    Call, CallKind, CommError, Communicator, DEFAULT_TIMEOUT, Exchanged, Upcoming, check_root, check_slices,
-    own_len,
+    Call, CallKind, CommError, Communicator, DEFAULT_TIMEOUT, Exchanged, SlicesKind, Upcoming, check_root,
+    check_slices, own_len,
 };
 use crate::progress::{Backoff, Deadline, Pulse};
 use crate::world::World;
@@ -121,8 +121,8 @@ impl MpiCommunicator {
         result
     }
 
-    fn call(&self, kind: CallKind, phase: &str, extent: usize, bounds: &[usize]) -> Call {
-        Call::new(kind, self.num_calls, phase, extent, bounds)
+    fn call(&self, kind: CallKind, phase: &str, extent: usize) -> Call {
+        Call::new(kind, self.num_calls, phase, extent, &[])
     }
 
     /// All other ranks, beginning with the next one so that not all send to rank 0 first.
@@ -183,16 +183,15 @@ impl MpiCommunicator {
 
     fn all_to_all<T: Element>(
         &mut self,
-        (kind, phase): (CallKind, &str),
+        upcoming: Upcoming<'_>,
         send: Vec<T>,
-        bounds: &[usize],
         mut recv: Vec<T>,
     ) -> Result<Exchanged<T>, CommError> {
+        let Upcoming { phase, bounds, .. } = upcoming;
         check_slices(phase, self.world, bounds, send.len())?;
         self.run(|comm| {
             let (num_ranks, own_len) = (comm.world.num_ranks(), own_len(comm.world, bounds));
-            let call = comm.call(kind, phase, send.len(), bounds);
-            comm.announce(&call, size_of_val(&send[..]))?;
+            let call = comm.announce_slices(upcoming)?;
             recv.resize(num_ranks * own_len, T::default());
             let recv_ranges = part_ranges::<T>(num_ranks, own_len);
             comm.transfer_elements(&call, (send, &slice_ranges::<T>(bounds)), (recv, &recv_ranges))
@@ -296,20 +295,20 @@ impl Communicator for MpiCommunicator {
     }
 
     fn foresee(&mut self, call_after_next: Option<Upcoming<'_>>) {
-        let next = call_after_next.map(|upcoming| self.foreseen_call(upcoming));
+        let next = call_after_next.map(|upcoming| self.slices_call(self.num_calls + 1, upcoming));
         self.ahead.get_mut().next = next;
     }
 
     fn barrier(&mut self, phase: &str) -> Result<(), CommError> {
         self.run(|comm| {
-            let call = comm.call(CallKind::Barrier, phase, 0, &[]);
+            let call = comm.call(CallKind::Barrier, phase, 0);
             comm.announce(&call, 0).map(drop)
         })
     }
 
     fn all_gather_bytes(&mut self, phase: &str, bytes: &[u8]) -> Result<Vec<Vec<u8>>, CommError> {
         self.run(|comm| {
-            let call = comm.call(CallKind::AllGatherBytes, phase, 0, &[]);
+            let call = comm.call(CallKind::AllGatherBytes, phase, 0);
             let lens = comm.announce(&call, bytes.len())?;
             let mut end = 0;
             let place = |len: &usize| {
@@ -331,7 +330,7 @@ impl Communicator for MpiCommunicator {
     fn broadcast_bytes(&mut self, phase: &str, root: usize, bytes: &[u8]) -> Result<Vec<u8>, CommError> {
         check_root(phase, self.world, root)?;
         self.run(|comm| {
-            let call = comm.call(CallKind::BroadcastBytes, phase, root, &[]);
+            let call = comm.call(CallKind::BroadcastBytes, phase, root);
             let is_root = comm.world.rank() == root;
             let lens = comm.announce(&call, if is_root { bytes.len() } else { 0 })?;
             let num_ranks = comm.world.num_ranks();
@@ -359,7 +358,7 @@ impl Communicator for MpiCommunicator {
         bounds: &[usize],
         recv: Vec<f32>,
     ) -> Result<Exchanged, CommError> {
-        self.all_to_all((CallKind::AllToAllSlices, phase), send, bounds, recv)
+        self.all_to_all(Upcoming { kind: SlicesKind::AllToAll, phase, bounds }, send, recv)
     }
 
     fn fold_slices(
@@ -377,8 +376,7 @@ impl Communicator for MpiCommunicator {
         }
         check_slices(phase, self.world, bounds, bucket.len())?;
         self.run(|comm| {
-            let call = comm.call(CallKind::AllToAllSlices, phase, bucket.len(), bounds);
-            comm.announce(&call, size_of_val(&bucket[..]))?;
+            let call = comm.announce_slices(Upcoming { kind: SlicesKind::AllToAll, phase, bounds })?;
             let mut flight = Flight::new();
             let mut pieces = Pieces::start((comm, &call, bounds), &mut flight, bucket, parts)?;
             comm.drive(&mut flight, &call, Backoff::for_data(), |flight, message| {
@@ -397,7 +395,7 @@ impl Communicator for MpiCommunicator {
         bounds: &[usize],
         recv: Vec<u16>,
     ) -> Result<Exchanged<u16>, CommError> {
-        self.all_to_all((CallKind::AllToAllHalves, phase), send, bounds, recv)
+        self.all_to_all(Upcoming { kind: SlicesKind::AllToAllHalves, phase, bounds }, send, recv)
     }
 
     fn all_gather_slices(
@@ -408,8 +406,7 @@ impl Communicator for MpiCommunicator {
     ) -> Result<Vec<f32>, CommError> {
         check_slices(phase, self.world, bounds, bucket.len())?;
         self.run(|comm| {
-            let call = comm.call(CallKind::AllGatherSlices, phase, bucket.len(), bounds);
-            comm.announce(&call, own_len(comm.world, bounds) * size_of::<f32>())?;
+            let call = comm.announce_slices(Upcoming { kind: SlicesKind::AllGather, phase, bounds })?;
             comm.spread(&call, f32::hold(bucket), &slice_ranges::<f32>(bounds)).map(f32::released)
         })
     }

@@ -19,8 +19,13 @@ pub(super) struct Ahead {
 }
 
 impl MpiCommunicator {
-    /// The call after the next one, with the number of bytes that this rank will send.
-    pub(super) fn foreseen_call(&self, Upcoming { kind, phase, bounds }: Upcoming<'_>) -> (Call, usize) {
+    /// A collective of slices after `num_before` calls, with the number of payload bytes that this rank announces: the same whether
+    /// it begins or is foreseen.
+    pub(super) fn slices_call(
+        &self,
+        num_before: u64,
+        Upcoming { kind, phase, bounds }: Upcoming<'_>,
+    ) -> (Call, usize) {
         let extent = bounds.last().copied().unwrap_or(0);
         let (kind, payload_len) = match kind {
             SlicesKind::AllToAll => (CallKind::AllToAllSlices, extent * size_of::<f32>()),
@@ -29,7 +34,14 @@ impl MpiCommunicator {
                 (CallKind::AllGatherSlices, own_len(self.world, bounds) * size_of::<f32>())
             }
         };
-        (Call::new(kind, self.num_calls + 1, phase, extent, bounds), payload_len)
+        (Call::new(kind, num_before, phase, extent, bounds), payload_len)
+    }
+
+    /// Announces a collective of slices and returns it. Its bounds tell all ranks the lengths.
+    pub(super) fn announce_slices(&self, upcoming: Upcoming<'_>) -> Result<Call, CommError> {
+        let (call, payload_len) = self.slices_call(self.num_calls, upcoming);
+        self.announce(&call, payload_len)?;
+        Ok(call)
     }
 
     /// Tells all peers what comes next and checks that they all do the same. Returns the number of
