@@ -138,6 +138,7 @@ impl Rank<'_> {
     fn run<T: Task>(self) -> Result<RankRun, TrainError> {
         let Self { config, coordinator, run_dir, screen, stop, machine, faults, is_debug } = self;
         let task = T::prepare(coordinator, config)?;
+        setup::check_same_data(coordinator, &task)?;
         let origin = setup::prepare_origin(coordinator, config, run_dir, is_debug)?;
         let compute = machine.backend.compute(config.train.precision);
         let mut model = task.model(coordinator, config, compute, origin.folder.as_deref())?;

@@ -194,13 +194,7 @@ impl Task for Classify {
 
     fn prepare(coordinator: &Coordinator, config: &Config) -> Result<Self, TrainError> {
         let is_first = coordinator.world().is_first();
-        let task = together(coordinator, "labelled texts", || Self::open(config, is_first))?;
-        // Before the ranks share the weights, whose number depends on both.
-        coordinator.check_equal(&[
-            ("tokenizer", task.tokenizer.fingerprint().to_string()),
-            ("corpus", task.fingerprint.clone()),
-        ])?;
-        Ok(task)
+        together(coordinator, "labelled texts", || Self::open(config, is_first))
     }
 
     fn model(
