@@ -50,7 +50,7 @@ fn relative_distance(got: &[f32], expected: &[f32]) -> f64 {
     norm(&mut got.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied()).max(1e-6)
 }
 
-/// Stage by stage within 1e-5, every parameter by itself within twice that: forward and backward pass through weights so large that
+/// Stage by stage within 1e-5, every parameter by itself within 1.1e-5, those of scores within 1.5e-5: forward and backward pass through weights so large that
 /// rounding grows from stage to stage.
 #[test]
 fn fused_equals_composed_with_dropout_on_every_edge() {
@@ -72,9 +72,10 @@ fn fused_equals_composed_with_dropout_on_every_edge() {
             for spec in &bucket.parameters {
                 let difference = relative_distance(&gradients[0][spec.range()], &gradients[1][spec.range()]);
                 // The true gradient of key biases is 0, and of queries and keys too where there is one key.
-                let is_zero = spec.name.contains("self.key.bias")
-                    || batch.row_len == 1 && (spec.name.contains("query") || spec.name.contains("key"));
-                assert!(difference < 2e-5 || is_zero, "{backend}, {}: {difference}", spec.name);
+                let of_scores = spec.name.contains("query") || spec.name.contains("key");
+                let is_zero = spec.name.contains("self.key.bias") || batch.row_len == 1 && of_scores;
+                let tolerance = if of_scores { 1.5e-5 } else { 1.1e-5 };
+                assert!(difference < tolerance || is_zero, "{backend}, {}: {difference}", spec.name);
             }
         }
     }
