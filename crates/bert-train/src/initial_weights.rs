@@ -1,7 +1,9 @@
-//! First weights from scratch, shared among the ranks.
+//! First weights: from a folder, or from scratch and then shared among the ranks.
 //!
-//! Owns who computes which of them. A weight is a pure function of seed, name, row and place, so it does not matter who
+//! Owns who computes which of them. A weight from scratch is a pure function of seed, name, row and place, so it does not matter who
 //! computes it: each rank does its slices of the buckets, and the slices travel as those of the parameters do after an update.
+
+use std::path::Path;
 
 use bert_coordinator::{BucketPlan, Coordinator};
 use bert_model::{BucketLayout, ModelConfig, ParameterLayout, initial_range};
@@ -9,12 +11,27 @@ use bert_random::Key;
 
 use crate::{config::Config, error::TrainError, ranks::together, trainer::bucket_plans};
 
-/// Computes the initial values of all buckets of a layout, each rank its share.
+/// The initial values of all buckets of a layout: what `read` finds in a folder, on every rank, or else from scratch.
 ///
 /// # Errors
 ///
 /// [`TrainError`] on every rank.
-pub(crate) fn from_scratch(
+pub(crate) fn load(
+    coordinator: &Coordinator,
+    config: &Config,
+    model: (&ModelConfig, &ParameterLayout),
+    init_key: Key,
+    folder: Option<&Path>,
+    read: impl FnOnce(&Path) -> Result<Vec<Vec<f32>>, TrainError> + Send,
+) -> Result<Vec<Vec<f32>>, TrainError> {
+    match folder {
+        None => from_scratch(coordinator, config, model, init_key),
+        Some(folder) => together(coordinator, "initial weights", || read(folder)),
+    }
+}
+
+/// Computes the initial values, each rank its share.
+fn from_scratch(
     coordinator: &Coordinator,
     config: &Config,
     (model, layout): (&ModelConfig, &ParameterLayout),

@@ -1,5 +1,5 @@
 //! `cargo xtask bench data`: the data pipeline beside its peers, on the same text and the same cores, in one run.
-//! `cargo xtask bench communication` and `train` are in files of their own.
+//! `cargo xtask bench communication`, `train` and `scaling` are in files of their own.
 //!
 //! Owns which comparisons are made. Every comparison is a number of pairs, ours and the peer taking turns, so that a
 //! machine that slows down slows both; what is inside a measured time is the business of the two programs.
@@ -8,6 +8,7 @@ mod communication;
 mod figures;
 mod processes;
 mod report;
+mod scaling;
 mod train;
 
 use anyhow::Context;
@@ -15,6 +16,7 @@ use clap::Args;
 pub use communication::{CommunicationArgs, communication};
 use figures::Comparison;
 use processes::{Bench, Peer};
+pub use scaling::{ScalingArgs, scaling};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 pub use train::{TrainArgs, train};

@@ -62,6 +62,8 @@ enum BenchCommand {
     Communication(bench::CommunicationArgs),
     /// Steps of training, and beside PyTorch in turns.
     Train(bench::TrainArgs),
+    /// Several ranks beside as many independent runs, in turns; and what their communication costs.
+    Scaling(bench::ScalingArgs),
 }
 
 fn main() -> ExitCode {
@@ -89,6 +91,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             BenchCommand::Data(args) => bench::data(&root, &args),
             BenchCommand::Communication(args) => bench::communication(&root, &args),
             BenchCommand::Train(args) => bench::train(&root, &args),
+            BenchCommand::Scaling(args) => bench::scaling(&root, &args),
         },
     }
 }

@@ -212,15 +212,10 @@ impl Task for Classify {
             dropout_prob: self.section.classifier_dropout,
         };
         let key = Key::new(config.run.seed, Purpose::Init);
-        let mut buckets = match folder {
-            None => {
-                let layout = ParameterLayout::for_classifier(&classifier.model, classifier.labels.len());
-                initial_weights::from_scratch(coordinator, config, (&classifier.model, &layout), key)?
-            }
-            Some(folder) => {
-                together(coordinator, "initial weights", || from_folder(folder, &classifier, key))?
-            }
-        };
+        let layout = ParameterLayout::for_classifier(&classifier.model, classifier.labels.len());
+        let read = |folder: &Path| from_folder(folder, &classifier, key);
+        let model = (&classifier.model, &layout);
+        let mut buckets = initial_weights::load(coordinator, config, model, key, folder, read)?;
         together(coordinator, "model", || {
             let values = |_: &_, bucket_idx: usize| std::mem::take(&mut buckets[bucket_idx]);
             Ok(ClassifyModel::build(&classifier, compute, values)?)

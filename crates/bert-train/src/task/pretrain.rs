@@ -54,15 +54,10 @@ impl Task for Pretrain {
     ) -> Result<PretrainModel, TrainError> {
         let model_config = data_settings::model_config(config, self.data.tokenizer.vocab_size());
         let key = Key::new(config.run.seed, Purpose::Init);
-        let mut buckets = match folder {
-            None => {
-                let layout = ParameterLayout::new(&model_config);
-                initial_weights::from_scratch(coordinator, config, (&model_config, &layout), key)?
-            }
-            Some(folder) => {
-                together(coordinator, "initial weights", || from_folder(folder, &model_config, key))?
-            }
-        };
+        let layout = ParameterLayout::new(&model_config);
+        let read = |folder: &Path| from_folder(folder, &model_config, key);
+        let model = (&model_config, &layout);
+        let mut buckets = initial_weights::load(coordinator, config, model, key, folder, read)?;
         together(coordinator, "model", || {
             let values = |_: &_, bucket_idx: usize| std::mem::take(&mut buckets[bucket_idx]);
             Ok(PretrainModel::build(&model_config, compute, values)?)

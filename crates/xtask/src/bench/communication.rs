@@ -63,40 +63,22 @@ pub fn communication(root: &Path, args: &CommunicationArgs) -> anyhow::Result<()
 
 /// All sizes on this many ranks.
 fn run(program: &Path, args: &CommunicationArgs, num_ranks: usize) -> anyhow::Result<Vec<Value>> {
-    let no_launcher =
-        || format!("failed to start `{}`; launch/setup.sh installs Open MPI", args.mpirun.display());
-    let version = Command::new(&args.mpirun).arg("--version").output().with_context(no_launcher)?;
     let mut command = Command::new(&args.mpirun);
-    if String::from_utf8_lossy(&version.stdout).contains("Open MPI") {
-        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-        command.args(["--quiet", "--oversubscribe"]).args(binding(num_ranks));
-    }
+    let num_cores = std::thread::available_parallelism().map_or(1, usize::from);
+    processes::place_ranks(&mut command, processes::is_open_mpi(&args.mpirun)?, num_ranks, num_cores);
     let task = json!({"megabytes": args.megabytes, "pairs": args.pairs, "wire": args.wire});
     let output = command
-        .args(["-n", &num_ranks.to_string()])
         .arg(program)
         .arg(task.to_string())
         .stderr(Stdio::inherit())
         .output()
-        .with_context(no_launcher)?;
+        .with_context(|| format!("failed to start `{}`", args.mpirun.display()))?;
     anyhow::ensure!(output.status.success(), "communication_speed failed ({})", output.status);
     let text = String::from_utf8_lossy(&output.stdout);
     let objects = text.lines().filter(|line| line.starts_with('{'));
     objects
         .map(|line| serde_json::from_str(line).with_context(|| format!("not a result: `{line}`")))
         .collect()
-}
-
-/// As launch/local.sh does it: each rank keeps its own cores where they suffice. Left alone, the system moves the two
-/// threads of ours to and fro at each hand-over, the library's one thread never.
-fn binding(num_ranks: usize) -> Vec<String> {
-    let num_cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let cores_per_rank = format!("slot:PE={}", (num_cores / num_ranks.max(1)).max(1));
-    let args: &[&str] = match num_ranks <= num_cores {
-        true => &["--map-by", &cores_per_rank, "--bind-to", "core"],
-        false => &["--bind-to", "none"],
-    };
-    args.iter().map(ToString::to_string).collect()
 }
 
 /// The whole report.

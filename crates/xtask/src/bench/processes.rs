@@ -137,6 +137,39 @@ pub fn pinned(cores: &[usize], program: &Path) -> Command {
     command
 }
 
+/// Whether a launcher is that of Open MPI.
+///
+/// # Errors
+///
+/// If it cannot be started.
+pub fn is_open_mpi(launcher: &Path) -> anyhow::Result<bool> {
+    let no_launcher =
+        || format!("failed to start `{}`; launch/setup.sh installs Open MPI", launcher.display());
+    let version = Command::new(launcher).arg("--version").output().with_context(no_launcher)?;
+    Ok(String::from_utf8_lossy(&version.stdout).contains("Open MPI"))
+}
+
+/// Tells a launcher how many ranks to start on this many cores, and where, as launch/local.sh does it: each rank keeps its own
+/// cores where they suffice. Left alone, the system moves the threads of a rank to and fro.
+pub fn place_ranks(command: &mut Command, is_open_mpi: bool, num_ranks: usize, num_cores: usize) {
+    if is_open_mpi {
+        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+        command.args(["--quiet", "--oversubscribe"]).args(binding(num_ranks, num_cores));
+    }
+    command.args(["-n", &num_ranks.to_string()]);
+}
+
+/// Some cores of a machine are not all of them: Open MPI would count from the first.
+fn binding(num_ranks: usize, num_cores: usize) -> Vec<String> {
+    let is_whole_machine = std::thread::available_parallelism().is_ok_and(|all| all.get() == num_cores);
+    let cores_per_rank = format!("slot:PE={}", (num_cores / num_ranks.max(1)).max(1));
+    let args: &[&str] = match is_whole_machine && num_ranks <= num_cores {
+        true => &["--map-by", &cores_per_rank, "--bind-to", "core"],
+        false => &["--bind-to", "none"],
+    };
+    args.iter().map(ToString::to_string).collect()
+}
+
 fn no_taskset() -> String {
     "failed to start `taskset`, which pins both sides to the same cores: install util-linux".to_owned()
 }

@@ -1,13 +1,13 @@
 //! `cargo xtask bench train`: steps of training, as users start it, and beside PyTorch in turns.
 //!
 //! Owns which runs are made and in which order. A run is a new process of `bert-train` with its ranks; what is said of
-//! its steps comes from its metrics.jsonl. Before each run the peak of the same number of threads is measured.
+//! its steps comes from its metrics.jsonl. Before and after each run the peak of the same number of threads is measured.
 
 mod beside;
-mod ours;
+pub mod ours;
 mod peer;
 mod report;
-mod setting;
+pub mod setting;
 mod work;
 
 use super::processes;
@@ -17,19 +17,18 @@ use beside::Beside;
 use clap::Args;
 use ours::{OurRun, Shape};
 use peer::{Form, PeerRun, Torch};
-use setting::Setting;
+use setting::{Setting, SettingArgs};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Steps at the beginning of every run that do not count: buffers grow, pages are touched for the first time.
-const NUM_WARM_UP: usize = 3;
+pub const NUM_WARM_UP: usize = 3;
 
 /// What to measure.
 #[derive(Args, Clone)]
 pub struct TrainArgs {
-    /// Name of a file in configs/ (mini, small, base), or the path of one.
-    #[arg(default_value = "small")]
-    config: String,
+    #[command(flatten)]
+    setting: SettingArgs,
     /// Ranks x threads of each, as in 2x1; several take turns.
     #[arg(long, value_delimiter = ',', default_value = "2x1")]
     shapes: Vec<Shape>,
@@ -39,36 +38,18 @@ pub struct TrainArgs {
     /// Values of device.backend; others than flex need --program with them compiled in.
     #[arg(long, value_delimiter = ',', default_value = "flex")]
     backends: Vec<String>,
-    /// Sequences of a rank and step, computed at once. Default: 8, and 2 for models of hidden size 768 and more.
-    #[arg(long)]
-    rows: Option<usize>,
     /// Steps of a run; the first three do not count.
     #[arg(long, default_value_t = 10)]
     steps: usize,
     /// Rounds; beside PyTorch, pairs of each of its forms.
     #[arg(long, default_value_t = 5)]
     pairs: usize,
-    /// Size of the vocabulary: that of the configuration, filled up with entries that no text holds.
-    #[arg(long, default_value_t = 21_128)]
-    vocab_size: usize,
-    /// Further overrides, SECTION.KEY=VALUE.
-    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
-    overrides: Vec<String>,
     /// Python with torch and transformers: runs both forms of the peer in turns, and writes the report.
     #[arg(long, value_name = "PYTHON")]
     vs_torch: Option<PathBuf>,
-    /// A bert-train that is built already, in place of the one of this checkout.
-    #[arg(long)]
-    program: Option<PathBuf>,
     /// Another build of bert-train: both train at the same time, one thread each, and change cores; prints ratios of times.
     #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["vs_torch", "json", "out", "shapes"])]
     beside: Option<PathBuf>,
-    /// The launcher.
-    #[arg(long, default_value = "mpirun")]
-    mpirun: PathBuf,
-    /// Processors to use, by number: all ranks of both sides share them.
-    #[arg(long, value_delimiter = ',', default_value = "0,1")]
-    cores: Vec<usize>,
     /// The report. Default, beside PyTorch: `docs/benchmarks/<config>-<processor>-<date>.md`; otherwise none is written.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -85,7 +66,7 @@ impl TrainArgs {
 }
 
 /// One way of running ours, with all its runs, and the peer's runs beside them.
-struct Variant {
+pub struct Variant {
     precision: String,
     backend: String,
     shape: Shape,
@@ -113,7 +94,7 @@ pub fn train(root: &Path, args: &TrainArgs) -> anyhow::Result<()> {
         "expected --steps above {NUM_WARM_UP}, got {}: those are left out",
         args.steps
     );
-    let setting = Setting::prepare(root, args)?;
+    let setting = Setting::prepare(root, &args.setting)?;
     let torch = args.vs_torch.as_deref().map(|python| Torch::find(root, python)).transpose()?;
     let (mut variants, skipped) = variants(&setting, args)?;
     let machine = Machine::read()?;
@@ -151,9 +132,7 @@ fn variants(setting: &Setting, args: &TrainArgs) -> anyhow::Result<(Vec<Variant>
     for precision in &args.precisions {
         for backend in &args.backends {
             for shape in args.shapes() {
-                let (ours, pairs) = (Vec::new(), Vec::new());
-                let (precision, backend) = (precision.clone(), backend.clone());
-                let variant = Variant { precision, backend, shape, ours, pairs };
+                let variant = Variant::new(precision, backend, shape);
                 match setting.refusal(&variant)? {
                     None => variants.push(variant),
                     Some(reason) => skipped.push(format!("{}: {reason}", variant.name())),
@@ -187,6 +166,12 @@ fn measure(
 }
 
 impl Variant {
+    /// One that has not run yet.
+    pub fn new(precision: &str, backend: &str, shape: Shape) -> Self {
+        let (precision, backend) = (precision.to_owned(), backend.to_owned());
+        Self { precision, backend, shape, ours: Vec::new(), pairs: Vec::new() }
+    }
+
     fn name(&self) -> String {
         format!("{} {} {}", self.backend, self.precision, self.shape)
     }
@@ -199,7 +184,7 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 /// Runs a command to its end and returns what it printed.
-fn output_of(mut command: Command) -> anyhow::Result<String> {
+pub fn output_of(mut command: Command) -> anyhow::Result<String> {
     let output = command.output().with_context(|| format!("failed to start {command:?}"))?;
     let message = String::from_utf8_lossy(&output.stderr);
     anyhow::ensure!(output.status.success(), "{command:?} failed ({}):\n{}", output.status, message.trim());

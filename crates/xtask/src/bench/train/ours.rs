@@ -141,7 +141,12 @@ impl Step {
         })
     }
 
-    fn read(line: &Value, num_positions: f64) -> anyhow::Result<Self> {
+    /// Reads a line of metrics.jsonl; a step has `num_positions` places for tokens.
+    ///
+    /// # Errors
+    ///
+    /// If a key is missing.
+    pub fn read(line: &Value, num_positions: f64) -> anyhow::Result<Self> {
         let padded_share = number(line, "padded_share")?;
         let mut phases = [0.0; PHASES.len()];
         for (phase, key) in phases.iter_mut().zip(PHASES) {

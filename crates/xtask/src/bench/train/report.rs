@@ -57,7 +57,7 @@ impl Report<'_> {
             setting.row_len,
             setting.config["model"]["hidden_dropout_prob"],
             args.pairs,
-            args.cores,
+            args.setting.cores,
             args.steps,
             machine.loads()
         )?;
@@ -77,9 +77,9 @@ impl Report<'_> {
         writeln!(
             out,
             "| backend, precision, ranks x threads | tokens/s | s per step | share of the peak in registers, % | share of \
-             the largest product, % | share of registers by processor time, % | peak, product: 10^9/s | minor faults per step | peak memory of a rank, MB | its growth \
+             the largest product, % | share of registers by processor time, % | share of the product by processor time, % | peak, product: 10^9/s | minor faults per step | peak memory of a rank, MB | its growth \
              after step {NUM_WARM_UP} | start to first step, s | processor time per step, s |\n|{}",
-            "---|".repeat(12)
+            "---|".repeat(13)
         )?;
         for variant in self.variants {
             let num_rows = self.setting.num_rows * variant.shape.num_ranks;
@@ -87,20 +87,20 @@ impl Report<'_> {
             let of_runs =
                 |value: &dyn Fn(&OurRun) -> Option<f64>| Spread::of(variant.ours.iter().filter_map(value));
             let share = |peak: &'static str| of_runs(&move |run| run.share_of(peak, &sizes, num_rows));
+            let share_of_running = |peak: &'static str| {
+                of_runs(&move |run| run.share_of_running(peak, &sizes, num_rows, variant.shape))
+            };
             let peak = |name: &'static str| of_runs(&move |run| run.peak[name].as_f64());
             writeln!(
                 out,
-                "| {} | {} | {} | {} | {} | {} | {}, {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {}, {} | {} | {} | {} | {} | {} |",
                 variant.name(),
                 text(of_steps(|step| step.tokens_per_second), 1.0, 0),
                 text(of_steps(|step| step.seconds), 1.0, 3),
                 text(share("registers"), 100.0, 0),
                 text(share("product"), 100.0, 0),
-                text(
-                    of_runs(&|run| run.share_of_running("registers", &sizes, num_rows, variant.shape)),
-                    100.0,
-                    0
-                ),
+                text(share_of_running("registers"), 100.0, 0),
+                text(share_of_running("product"), 100.0, 0),
                 text(peak("registers"), 1.0, 0),
                 text(peak("product"), 1.0, 0),
                 text(Spread::of(variant.steps().filter_map(|step| step.minor_faults)), 1.0, 0),
@@ -208,7 +208,7 @@ impl Report<'_> {
             out,
             "\nCommands of the first row (FOLDER: temporary; its vocabulary is filled up, see performance.md):\n\n```text"
         )?;
-        writeln!(out, "{}", self.setting.describe(&self.setting.our_command(variant, num_steps)))?;
+        writeln!(out, "{}", self.setting.describe(&self.setting.our_command(variant, num_steps, "bench")))?;
         if let Some(torch) = self.torch {
             for form in [Form::AsUsers, Form::Tuned] {
                 let (precision, shape) = (&variant.precision, variant.shape);

@@ -4,9 +4,10 @@
 
 use super::ours::{OurRun, Shape};
 use super::work::Sizes;
-use super::{TrainArgs, Variant, output_of, processes};
+use super::{Variant, output_of, processes};
 use crate::steps;
 use anyhow::Context;
+use clap::Args;
 use serde_json::Value;
 use std::fmt::Write;
 use std::fs;
@@ -15,6 +16,32 @@ use std::process::{Command, Stdio};
 
 /// From this hidden size on a rank computes fewer sequences at once.
 const LARGE_HIDDEN_SIZE: u64 = 768;
+
+/// What is trained by what.
+#[derive(Args, Clone)]
+pub struct SettingArgs {
+    /// Name of a file in configs/ (mini, small, base), or the path of one.
+    #[arg(default_value = "small")]
+    config: String,
+    /// Sequences of a rank and step, computed at once. Default: 8, and 2 for models of hidden size 768 and more.
+    #[arg(long)]
+    rows: Option<usize>,
+    /// Size of the vocabulary: that of the configuration, filled up with entries that no text holds.
+    #[arg(long, default_value_t = 21_128)]
+    vocab_size: usize,
+    /// Further overrides, SECTION.KEY=VALUE.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    overrides: Vec<String>,
+    /// A bert-train that is built already, in place of the one of this checkout.
+    #[arg(long)]
+    program: Option<PathBuf>,
+    /// The launcher.
+    #[arg(long, default_value = "mpirun")]
+    mpirun: PathBuf,
+    /// Processors to use, by number: all ranks of both sides share them.
+    #[arg(long, value_delimiter = ',', default_value = "0,1")]
+    pub cores: Vec<usize>,
+}
 
 /// Programs, files and sizes.
 pub struct Setting {
@@ -32,6 +59,7 @@ pub struct Setting {
     program: PathBuf,
     peak: PathBuf,
     mpirun: PathBuf,
+    is_open_mpi: bool,
     overrides: Vec<String>,
     work: PathBuf,
 }
@@ -42,7 +70,7 @@ impl Setting {
     /// # Errors
     ///
     /// If something does not compile, or the configuration, its text or its vocabulary is not there.
-    pub fn prepare(root: &Path, args: &TrainArgs) -> anyhow::Result<Self> {
+    pub fn prepare(root: &Path, args: &SettingArgs) -> anyhow::Result<Self> {
         let by_name = root.join("configs").join(format!("{}.toml", args.config));
         let config_file = if by_name.is_file() { by_name } else { PathBuf::from(&args.config) };
         let name =
@@ -65,6 +93,7 @@ impl Setting {
             program,
             peak,
             mpirun: args.mpirun.clone(),
+            is_open_mpi: processes::is_open_mpi(&args.mpirun)?,
             overrides: args.overrides.clone(),
             work,
         };
@@ -72,7 +101,7 @@ impl Setting {
         Ok(setting)
     }
 
-    fn read_config(&mut self, args: &TrainArgs) -> anyhow::Result<()> {
+    fn read_config(&mut self, args: &SettingArgs) -> anyhow::Result<()> {
         let mut command = self.own_command();
         command.arg("--print-config").args(self.overrides.iter().flat_map(|value| ["--set", value]));
         let text = output_of(command)?;
@@ -126,15 +155,25 @@ impl Setting {
         Ok((!output.status.success()).then_some(message))
     }
 
-    /// One run of ours, the peak before it.
+    /// One run of ours, and the peak: the better one of before and after, since others disturb it, too.
     ///
     /// # Errors
     ///
     /// If it fails.
     pub fn run_ours(&self, variant: &Variant, num_steps: usize) -> anyhow::Result<OurRun> {
-        let peak = self.peak(variant)?;
-        output_of(self.our_command(variant, num_steps))?;
+        let before = self.peak(variant)?;
+        output_of(self.our_command(variant, num_steps, "bench"))?;
+        let peak = better_peak(before, &self.peak(variant)?);
         OurRun::parse(&self.take_metrics("bench")?, peak, self.num_positions(variant))
+    }
+
+    /// What the metrics of a run say, the peak left out; its folder goes.
+    ///
+    /// # Errors
+    ///
+    /// If there are none.
+    pub fn read_run(&self, run: &str, variant: &Variant) -> anyhow::Result<OurRun> {
+        OurRun::parse(&self.take_metrics(run)?, Value::Null, self.num_positions(variant))
     }
 
     /// Reads the metrics of a run and removes its folder, so that another one begins anew.
@@ -143,8 +182,8 @@ impl Setting {
     ///
     /// If there are none.
     pub fn take_metrics(&self, run: &str) -> anyhow::Result<String> {
+        let metrics = self.metrics_file(run);
         let folder = self.work.join("runs").join(run);
-        let metrics = folder.join("metrics.jsonl");
         let text = fs::read_to_string(&metrics).with_context(|| format!("no `{}`", metrics.display()))?;
         fs::remove_dir_all(&folder).with_context(|| format!("failed to remove `{}`", folder.display()))?;
         Ok(text)
@@ -167,19 +206,23 @@ impl Setting {
         command
     }
 
-    /// What starts ours.
-    pub fn our_command(&self, variant: &Variant, num_steps: usize) -> Command {
+    /// What starts ours, in a run of this name.
+    pub fn our_command(&self, variant: &Variant, num_steps: usize, run: &str) -> Command {
         let num_ranks = variant.shape.num_ranks;
         let command = if num_ranks == 1 {
             processes::pinned(&self.cores, &self.program)
         } else {
             let mut command = processes::pinned(&self.cores, &self.mpirun);
-            // Every MPI but Open MPI ignores these; root must say so twice.
-            command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-            command.args(["--bind-to", "none", "-n", &num_ranks.to_string()]).arg(&self.program);
+            processes::place_ranks(&mut command, self.is_open_mpi, num_ranks, self.cores.len());
+            command.arg(&self.program);
             command
         };
-        self.configure(command, variant, num_steps, "bench")
+        self.configure(command, variant, num_steps, run)
+    }
+
+    /// Where the metrics of a run are.
+    pub fn metrics_file(&self, run: &str) -> PathBuf {
+        self.work.join("runs").join(run).join("metrics.jsonl")
     }
 
     /// The arguments behind the configuration.
@@ -257,6 +300,16 @@ impl Drop for Setting {
     }
 }
 
+/// The higher rate of each kind.
+fn better_peak(mut before: Value, after: &Value) -> Value {
+    for kind in ["registers", "product"] {
+        if after[kind].as_f64() > before[kind].as_f64() {
+            before[kind] = after[kind].clone();
+        }
+    }
+    before
+}
+
 fn build_program(root: &Path) -> anyhow::Result<PathBuf> {
     println!("==> bench: building bert-train");
     let mut command = steps::cargo();
@@ -288,6 +341,16 @@ fn fill_vocabulary(from: &Path, vocab_size: usize, to: &Path) -> anyhow::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn of_two_peaks_each_kind_has_its_best() {
+        let (before, after) = (
+            json!({"path": "x", "registers": 9.0, "product": 5.0}),
+            json!({"registers": 8.0, "product": 7.0}),
+        );
+        assert_eq!(better_peak(before, &after), json!({"path": "x", "registers": 9.0, "product": 7.0}));
+    }
 
     #[test]
     fn vocabularies_are_filled_up_and_never_cut() {
