@@ -95,9 +95,8 @@ pub fn data(root: &Path, args: &DataArgs) -> anyhow::Result<()> {
     let text = report::markdown(&machine, args, &comparisons)?;
     let out =
         args.out.clone().unwrap_or_else(|| root.join("docs/benchmarks").join(machine.file_name("data")));
-    std::fs::write(&out, &text).with_context(|| format!("failed to write `{}`", out.display()))?;
-    println!("{text}\n==> bench: written to {}", out.display());
-    Ok(())
+    println!("{text}");
+    report::write(&out, &text)
 }
 
 impl<'a> Corpus<'a> {

@@ -5,7 +5,7 @@
 
 use super::figures::Spread;
 use super::processes;
-use super::report::Machine;
+use super::report::{Machine, write};
 use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
@@ -56,16 +56,15 @@ pub fn communication(root: &Path, args: &CommunicationArgs) -> anyhow::Result<()
         .out
         .clone()
         .unwrap_or_else(|| root.join("docs/benchmarks").join(machine.file_name("communication")));
-    std::fs::write(&out, &text).with_context(|| format!("failed to write `{}`", out.display()))?;
-    println!("{text}\n==> bench: written to {}", out.display());
-    Ok(())
+    println!("{text}");
+    write(&out, &text)
 }
 
 /// All sizes on this many ranks.
 fn run(program: &Path, args: &CommunicationArgs, num_ranks: usize) -> anyhow::Result<Vec<Value>> {
     let mut command = Command::new(&args.mpirun);
     let num_cores = std::thread::available_parallelism().map_or(1, usize::from);
-    processes::place_ranks(&mut command, processes::is_open_mpi(&args.mpirun)?, num_ranks, num_cores);
+    processes::place_ranks(&mut command, &args.mpirun, num_ranks, num_cores)?;
     let task = json!({"megabytes": args.megabytes, "pairs": args.pairs, "wire": args.wire});
     let output = command
         .arg(program)
@@ -113,8 +112,7 @@ fn row(line: &Value) -> Option<String> {
     let gigabytes = num_bytes * 2.0 * (num_ranks - 1.0) / num_ranks / 1e9;
     let rates = |seconds: &[f64]| Spread::of(seconds.iter().map(|seconds| gigabytes / seconds));
     let ratio = Spread::of(ours.iter().zip(&library).map(|(ours, library)| library / ours))?;
-    let text = |Spread { median, min, max }: Spread| format!("{median:.2} ({min:.2}-{max:.2})");
-    let (ours, library, ratio) = (text(rates(&ours)?), text(rates(&library)?), text(ratio));
+    let [ours, library, ratio] = [rates(&ours)?, rates(&library)?, ratio].map(|spread| spread.text(1.0, 2));
     Some(format!("| {num_ranks} | {} | {ours} | {library} | {ratio} |", num_bytes / 1e6))
 }
 

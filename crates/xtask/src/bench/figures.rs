@@ -68,6 +68,17 @@ impl Spread {
             if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
         Some(Self { median, min, max })
     }
+
+    /// Median with the ends in brackets.
+    pub fn text(self, scale: f64, digits: usize) -> String {
+        let [median, min, max] = [self.median, self.min, self.max].map(|value| value * scale);
+        format!("{median:.digits$} ({min:.digits$}-{max:.digits$})")
+    }
+}
+
+/// Median with the ends in brackets; `-` for nothing.
+pub fn text(spread: Option<Spread>, scale: f64, digits: usize) -> String {
+    spread.map_or_else(|| "-".to_owned(), |spread| spread.text(scale, digits))
 }
 
 impl Comparison {
@@ -94,6 +105,8 @@ mod tests {
         assert_eq!(Spread::of([3.0, 1.0, 8.0]), Some(Spread { median: 3.0, min: 1.0, max: 8.0 }));
         assert_eq!(Spread::of([3.0, 1.0, 8.0, 4.0]), Some(Spread { median: 3.5, min: 1.0, max: 8.0 }));
         assert_eq!(Spread::of([]), None);
+        assert_eq!(text(Spread::of([0.01, 0.03, 0.02]), 100.0, 1), "2.0 (1.0-3.0)");
+        assert_eq!(text(None, 100.0, 1), "-");
     }
 
     #[test]

@@ -137,26 +137,27 @@ pub fn pinned(cores: &[usize], program: &Path) -> Command {
     command
 }
 
-/// Whether a launcher is that of Open MPI.
+/// Tells a launcher how many ranks to start on this many cores, and where, as launch/local.sh does it: each rank keeps its own
+/// cores where they suffice. Left alone, the system moves the threads of a rank to and fro.
 ///
 /// # Errors
 ///
-/// If it cannot be started.
-pub fn is_open_mpi(launcher: &Path) -> anyhow::Result<bool> {
+/// If the launcher cannot be started to say whose it is.
+pub fn place_ranks(
+    command: &mut Command,
+    launcher: &Path,
+    num_ranks: usize,
+    num_cores: usize,
+) -> anyhow::Result<()> {
     let no_launcher =
         || format!("failed to start `{}`; launch/setup.sh installs Open MPI", launcher.display());
     let version = Command::new(launcher).arg("--version").output().with_context(no_launcher)?;
-    Ok(String::from_utf8_lossy(&version.stdout).contains("Open MPI"))
-}
-
-/// Tells a launcher how many ranks to start on this many cores, and where, as launch/local.sh does it: each rank keeps its own
-/// cores where they suffice. Left alone, the system moves the threads of a rank to and fro.
-pub fn place_ranks(command: &mut Command, is_open_mpi: bool, num_ranks: usize, num_cores: usize) {
-    if is_open_mpi {
+    if String::from_utf8_lossy(&version.stdout).contains("Open MPI") {
         command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
         command.args(["--quiet", "--oversubscribe"]).args(binding(num_ranks, num_cores));
     }
     command.args(["-n", &num_ranks.to_string()]);
+    Ok(())
 }
 
 /// Some cores of a machine are not all of them: Open MPI would count from the first.

@@ -1,9 +1,10 @@
 //! The report of a benchmark as Markdown: the machine, how it was measured, one row per comparison.
 
 use super::DataArgs;
-use super::figures::{Comparison, Measured, Spread};
+use super::figures::{Comparison, Measured, Spread, text};
 use anyhow::Context;
 use std::fmt::Write;
+use std::path::Path;
 use std::process::Command;
 
 /// Where and when.
@@ -56,6 +57,17 @@ fn load() -> String {
     text.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
+/// Writes a report, or what it was made of, and says where it is.
+///
+/// # Errors
+///
+/// If it cannot be written.
+pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("failed to write `{}`", path.display()))?;
+    println!("==> bench: written to {}", path.display());
+    Ok(())
+}
+
 /// The whole report.
 ///
 /// # Errors
@@ -89,8 +101,8 @@ pub fn markdown(machine: &Machine, args: &DataArgs, comparisons: &[Comparison]) 
             "| {} | {} | {peer} | {} | {} |",
             comparison.name,
             rates(&comparison.ours),
-            times(ratio),
-            times(processor_ratio)
+            text(ratio, 1.0, 1),
+            text(processor_ratio, 1.0, 1)
         )?;
     }
     if args.python.is_none() {
@@ -113,14 +125,6 @@ fn rates(measured: &[Measured]) -> String {
     };
     let digits = if median / scale < 10.0 { 2 } else { 1 };
     format!("{:.digits$} {unit} ({:.digits$}-{:.digits$})", median / scale, min / scale, max / scale)
-}
-
-/// A ratio with its spread.
-fn times(ratio: Option<Spread>) -> String {
-    match ratio {
-        Some(Spread { median, min, max }) => format!("{median:.1} ({min:.1}-{max:.1})"),
-        None => "-".to_owned(),
-    }
 }
 
 #[cfg(test)]

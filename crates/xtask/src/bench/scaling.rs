@@ -5,12 +5,12 @@
 
 mod turns;
 
-use super::figures::Spread;
+use super::figures::{Spread, text};
 use super::processes;
-use super::report::Machine;
+use super::report::{Machine, write};
+use super::train::Variant;
 use super::train::ours::{PHASES, Shape, Step};
 use super::train::setting::{Setting, SettingArgs};
-use super::train::{Variant, output_of};
 use anyhow::Context;
 use clap::Args;
 use std::fmt::Write;
@@ -79,7 +79,7 @@ pub fn scaling(root: &Path, args: &ScalingArgs) -> anyhow::Result<()> {
     let variant = |num_ranks| Variant::new(&args.precision, "flex", Shape { num_ranks, num_threads: 1 });
     let machine = Machine::read()?;
     println!("==> bench: shards, in a run of one step");
-    setting.run_ours(&variant(1), 1)?;
+    setting.run_without_peak(&variant(1), 1, &[])?;
     let sides = take_turns(&setting, args, &variant(args.ranks), &variant(1))?;
     let num_rows = setting.num_rows;
     let mut exposures = Vec::new();
@@ -91,9 +91,8 @@ pub fn scaling(root: &Path, args: &ScalingArgs) -> anyhow::Result<()> {
     let text = markdown(&machine, &setting, args, &sides, &exposures)?;
     let default_out = || root.join("docs/benchmarks").join(machine.file_name("scaling"));
     let out = args.out.clone().unwrap_or_else(default_out);
-    std::fs::write(&out, &text).with_context(|| format!("failed to write `{}`", out.display()))?;
-    println!("{text}\n==> bench: written to {}", out.display());
-    Ok(())
+    println!("{text}");
+    write(&out, &text)
 }
 
 fn take_turns(
@@ -106,7 +105,7 @@ fn take_turns(
         Job::start(command, setting.metrics_file(run), setting.num_positions(variant))
     };
     let mut together = Side {
-        jobs: vec![start(setting.our_command(ranks, NUM_STEPS_OF_A_SIDE, "together"), "together", ranks)?],
+        jobs: vec![start(setting.our_command(ranks, NUM_STEPS_OF_A_SIDE, "together")?, "together", ranks)?],
     };
     let mut alone = Side { jobs: Vec::new() };
     for core in &setting.cores {
@@ -139,10 +138,8 @@ fn exposure(setting: &Setting, args: &ScalingArgs, variant: &Variant) -> anyhow:
     let mut shares = [Vec::new(), Vec::new()];
     for pair in 1..=args.overlap_pairs {
         for (shares, overlap) in shares.iter_mut().zip([true, false]) {
-            let mut command = setting.our_command(variant, args.steps, "bench");
-            command.args(["--set", &format!("distributed.overlap={overlap}")]);
-            output_of(command)?;
-            let run = setting.read_run("bench", variant)?;
+            let overlap_arg = format!("distributed.overlap={overlap}");
+            let run = setting.run_without_peak(variant, args.steps, &["--set", &overlap_arg])?;
             let share = |step: &Step| step.phases[EXPOSED] / step.seconds;
             let median = Spread::of(run.steps.iter().map(share)).context("no step counts")?.median;
             let (num_rows, percent) = (setting.num_rows, 100.0 * median);
@@ -185,7 +182,8 @@ fn markdown(
         args.steps, args.overlap_pairs
     )?;
     for Exposure { num_rows, shares } in exposures {
-        let [with, without] = shares.each_ref().map(|shares| percent(shares));
+        let percent = |shares: &Vec<f64>| text(Spread::of(shares.iter().copied()), 100.0, 1);
+        let [with, without] = shares.each_ref().map(percent);
         writeln!(out, "| {num_rows} x {} tokens | {with} | {without} |", setting.row_len)?;
     }
     Ok(out)
@@ -247,11 +245,6 @@ fn quartiles(numbers: &[f64]) -> Option<[f64; 3]> {
     Some([half(&|number| number <= median)?, median, half(&|number| number >= median)?])
 }
 
-fn percent(shares: &[f64]) -> String {
-    let Some(Spread { median, min, max }) = Spread::of(shares.iter().copied()) else { return "-".to_owned() };
-    format!("{:.1} ({:.1}-{:.1})", 100.0 * median, 100.0 * min, 100.0 * max)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,7 +260,5 @@ mod tests {
     #[test]
     fn exposed_is_the_phase_of_that_name() {
         assert_eq!(PHASES[EXPOSED], "communication_exposed");
-        assert_eq!(percent(&[0.01, 0.03, 0.02]), "2.0 (1.0-3.0)");
-        assert_eq!(percent(&[]), "-");
     }
 }

@@ -11,7 +11,7 @@ pub mod setting;
 mod work;
 
 use super::processes;
-use super::report::Machine;
+use super::report::{Machine, write};
 use anyhow::Context;
 use beside::Beside;
 use clap::Args;
@@ -100,7 +100,7 @@ pub fn train(root: &Path, args: &TrainArgs) -> anyhow::Result<()> {
     let machine = Machine::read()?;
     println!("==> bench: shards, in a run of one step");
     if let Some(first) = variants.first() {
-        setting.run_ours(first, 1)?;
+        setting.run_without_peak(first, 1, &[])?;
     }
     if let Some(other) = &args.beside {
         let other = other.canonicalize().with_context(|| format!("no `{}`", other.display()))?;
@@ -175,12 +175,6 @@ impl Variant {
     fn name(&self) -> String {
         format!("{} {} {}", self.backend, self.precision, self.shape)
     }
-}
-
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(path, text).with_context(|| format!("failed to write `{}`", path.display()))?;
-    println!("==> bench: written to {}", path.display());
-    Ok(())
 }
 
 /// Runs a command to its end and returns what it printed.

@@ -4,9 +4,8 @@
 //! measured.
 
 use crate::bench::train::NUM_WARM_UP;
-use crate::bench::train::ours::Step;
+use crate::bench::train::ours::{Step, lines_of_steps};
 use anyhow::Context;
-use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -78,10 +77,8 @@ impl Job {
     fn steps(&self) -> anyhow::Result<Vec<Step>> {
         let text = fs::read_to_string(&self.metrics).unwrap_or_default();
         let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
-        let lines: Result<Vec<Value>, _> = complete.lines().map(serde_json::from_str).collect();
-        let lines = lines.with_context(|| format!("`{}` is not JSON", self.metrics.display()))?;
-        let steps = lines.iter().filter(|line| line["kind"] == "train");
-        steps.map(|line| Step::read(line, self.num_positions)).collect()
+        let lines = lines_of_steps(complete).with_context(|| format!("in `{}`", self.metrics.display()))?;
+        lines.iter().map(|line| Step::read(line, self.num_positions)).collect()
     }
 
     /// Steps since the last look.

@@ -4,11 +4,10 @@
 //! disturbs the machine disturbs both, and what is different between cores, or between first and second, cancels out. Equal
 //! builds differ by 1 to 2 % where runs in turns differ by 40 %.
 
-use super::ours::{OurRun, PHASES};
+use super::ours::{OurRun, PHASES, lines_of_steps};
 use super::setting::Setting;
 use super::{Variant, output_of, processes};
 use crate::bench::figures::Spread;
-use anyhow::Context;
 use std::path::Path;
 use std::thread;
 
@@ -111,9 +110,7 @@ fn geometric_mean(numbers: impl IntoIterator<Item = f64>) -> f64 {
 
 /// The losses of all steps, digit by digit.
 fn losses(metrics: &str) -> anyhow::Result<Vec<String>> {
-    let lines: Result<Vec<serde_json::Value>, _> = metrics.lines().map(serde_json::from_str).collect();
-    let lines = lines.context("a line of metrics.jsonl is not JSON")?;
-    Ok(lines.iter().filter(|line| line["kind"] == "train").map(|line| line["loss"].to_string()).collect())
+    Ok(lines_of_steps(metrics)?.iter().map(|line| line["loss"].to_string()).collect())
 }
 
 fn table(variant: &Variant, ratios: &[[f64; NUM_FIGURES]]) -> String {
@@ -122,8 +119,8 @@ fn table(variant: &Variant, ratios: &[[f64; NUM_FIGURES]]) -> String {
         format!("{}: time of ours over that of the other, median (lowest to highest)\n", variant.name());
     for (idx, name) in names.enumerate() {
         let spread = Spread::of(ratios.iter().map(|ratios| ratios[idx]).filter(|ratio| ratio.is_finite()));
-        if let Some(Spread { median, min, max }) = spread {
-            text.push_str(&format!("    {name:<22} {median:.3} ({min:.3}-{max:.3})\n"));
+        if let Some(spread) = spread {
+            text.push_str(&format!("    {name:<22} {}\n", spread.text(1.0, 3)));
         }
     }
     text

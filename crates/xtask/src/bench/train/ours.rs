@@ -76,9 +76,7 @@ impl OurRun {
     ///
     /// If a key is missing.
     pub fn parse(metrics: &str, peak: Value, num_positions: usize) -> anyhow::Result<Self> {
-        let lines: Result<Vec<Value>, _> = metrics.lines().map(serde_json::from_str).collect();
-        let lines = lines.context("a line of metrics.jsonl is not JSON")?;
-        let lines: Vec<&Value> = lines.iter().filter(|line| line["kind"] == "train").collect();
+        let lines = lines_of_steps(metrics)?;
         let (first, last) = lines.first().zip(lines.last()).context("metrics.jsonl has no steps")?;
         let warm = lines.get(NUM_WARM_UP - 1).unwrap_or(last);
         let peak_rss_bytes = number(last, "peak_rss_bytes")?;
@@ -163,6 +161,17 @@ impl Step {
             processor_seconds: line["processor_seconds"].as_f64(),
         })
     }
+}
+
+/// The lines of metrics.jsonl about steps of training.
+///
+/// # Errors
+///
+/// If a line is not JSON.
+pub fn lines_of_steps(metrics: &str) -> anyhow::Result<Vec<Value>> {
+    let lines: Result<Vec<Value>, _> = metrics.lines().map(serde_json::from_str).collect();
+    let lines = lines.context("a line of metrics.jsonl is not JSON")?;
+    Ok(lines.into_iter().filter(|line| line["kind"] == "train").collect())
 }
 
 fn number(value: &Value, key: &str) -> anyhow::Result<f64> {

@@ -4,9 +4,9 @@
 
 use super::ours::{OurRun, PHASES, Step};
 use super::peer::{Form, Torch};
-use super::setting::Setting;
+use super::setting::{RUN_NAME, Setting};
 use super::{NUM_WARM_UP, TrainArgs, Variant};
-use crate::bench::figures::Spread;
+use crate::bench::figures::{Spread, text};
 use crate::bench::report::Machine;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -208,7 +208,7 @@ impl Report<'_> {
             out,
             "\nCommands of the first row (FOLDER: temporary; its vocabulary is filled up, see performance.md):\n\n```text"
         )?;
-        writeln!(out, "{}", self.setting.describe(&self.setting.our_command(variant, num_steps, "bench")))?;
+        writeln!(out, "{}", self.setting.describe(&self.setting.our_command(variant, num_steps, RUN_NAME)?))?;
         if let Some(torch) = self.torch {
             for form in [Form::AsUsers, Form::Tuned] {
                 let (precision, shape) = (&variant.precision, variant.shape);
@@ -250,11 +250,4 @@ impl Variant {
     fn steps(&self) -> impl Iterator<Item = &Step> {
         self.ours.iter().flat_map(|run| &run.steps)
     }
-}
-
-/// Median with the ends in brackets; `-` for nothing.
-fn text(spread: Option<Spread>, scale: f64, digits: usize) -> String {
-    let Some(Spread { median, min, max }) = spread else { return "-".to_owned() };
-    let [median, min, max] = [median, min, max].map(|value| value * scale);
-    format!("{median:.digits$} ({min:.digits$}-{max:.digits$})")
 }

@@ -16,6 +16,8 @@ use std::process::{Command, Stdio};
 
 /// From this hidden size on a rank computes fewer sequences at once.
 const LARGE_HIDDEN_SIZE: u64 = 768;
+/// Name of a run that is alone.
+pub const RUN_NAME: &str = "bench";
 
 /// What is trained by what.
 #[derive(Args, Clone)]
@@ -59,7 +61,6 @@ pub struct Setting {
     program: PathBuf,
     peak: PathBuf,
     mpirun: PathBuf,
-    is_open_mpi: bool,
     overrides: Vec<String>,
     work: PathBuf,
 }
@@ -93,7 +94,6 @@ impl Setting {
             program,
             peak,
             mpirun: args.mpirun.clone(),
-            is_open_mpi: processes::is_open_mpi(&args.mpirun)?,
             overrides: args.overrides.clone(),
             work,
         };
@@ -162,18 +162,26 @@ impl Setting {
     /// If it fails.
     pub fn run_ours(&self, variant: &Variant, num_steps: usize) -> anyhow::Result<OurRun> {
         let before = self.peak(variant)?;
-        output_of(self.our_command(variant, num_steps, "bench"))?;
+        let run = self.run_without_peak(variant, num_steps, &[])?;
         let peak = better_peak(before, &self.peak(variant)?);
-        OurRun::parse(&self.take_metrics("bench")?, peak, self.num_positions(variant))
+        Ok(OurRun { peak, ..run })
     }
 
-    /// What the metrics of a run say, the peak left out; its folder goes.
+    /// One run of ours with further arguments, the peak not measured.
     ///
     /// # Errors
     ///
-    /// If there are none.
-    pub fn read_run(&self, run: &str, variant: &Variant) -> anyhow::Result<OurRun> {
-        OurRun::parse(&self.take_metrics(run)?, Value::Null, self.num_positions(variant))
+    /// If it fails.
+    pub fn run_without_peak(
+        &self,
+        variant: &Variant,
+        num_steps: usize,
+        args: &[&str],
+    ) -> anyhow::Result<OurRun> {
+        let mut command = self.our_command(variant, num_steps, RUN_NAME)?;
+        command.args(args);
+        output_of(command)?;
+        OurRun::parse(&self.take_metrics(RUN_NAME)?, Value::Null, self.num_positions(variant))
     }
 
     /// Reads the metrics of a run and removes its folder, so that another one begins anew.
@@ -182,8 +190,7 @@ impl Setting {
     ///
     /// If there are none.
     pub fn take_metrics(&self, run: &str) -> anyhow::Result<String> {
-        let metrics = self.metrics_file(run);
-        let folder = self.work.join("runs").join(run);
+        let (metrics, folder) = (self.metrics_file(run), self.run_folder(run));
         let text = fs::read_to_string(&metrics).with_context(|| format!("no `{}`", metrics.display()))?;
         fs::remove_dir_all(&folder).with_context(|| format!("failed to remove `{}`", folder.display()))?;
         Ok(text)
@@ -207,22 +214,30 @@ impl Setting {
     }
 
     /// What starts ours, in a run of this name.
-    pub fn our_command(&self, variant: &Variant, num_steps: usize, run: &str) -> Command {
+    ///
+    /// # Errors
+    ///
+    /// If there are several ranks and no launcher.
+    pub fn our_command(&self, variant: &Variant, num_steps: usize, run: &str) -> anyhow::Result<Command> {
         let num_ranks = variant.shape.num_ranks;
         let command = if num_ranks == 1 {
             processes::pinned(&self.cores, &self.program)
         } else {
             let mut command = processes::pinned(&self.cores, &self.mpirun);
-            processes::place_ranks(&mut command, self.is_open_mpi, num_ranks, self.cores.len());
+            processes::place_ranks(&mut command, &self.mpirun, num_ranks, self.cores.len())?;
             command.arg(&self.program);
             command
         };
-        self.configure(command, variant, num_steps, run)
+        Ok(self.configure(command, variant, num_steps, run))
     }
 
     /// Where the metrics of a run are.
     pub fn metrics_file(&self, run: &str) -> PathBuf {
-        self.work.join("runs").join(run).join("metrics.jsonl")
+        self.run_folder(run).join("metrics.jsonl")
+    }
+
+    fn run_folder(&self, run: &str) -> PathBuf {
+        self.work.join("runs").join(run)
     }
 
     /// The arguments behind the configuration.
