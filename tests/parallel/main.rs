@@ -10,3 +10,4 @@ mod faults;
 mod refusals;
 mod resume;
 mod saves;
+mod slurm;

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses its part of the support")]
 
 pub mod process;
+pub mod slurm;
 pub mod text;
 pub mod threads;
 

@@ -1,0 +1,114 @@
+//! `launch/slurm.sbatch` under a Slurm of its own, two nodes of one rank each: time limit, preemption, cancellation,
+//! a rank that dies.
+
+use std::{fs, process::Command};
+
+use crate::support::{
+    BERT_TRAIN, Workspace,
+    process::run,
+    slurm::{Slurm, wait_until},
+};
+
+/// Enough steps to be caught in the middle; few, because both nodes may share a core and speak over TCP.
+const STEPS: &str = "schedule.total_steps=200";
+
+/// `sbatch launch/slurm.sbatch` of the run `name`, with these options of sbatch.
+fn sbatch(workspace: &Workspace, name: &str, overrides: &[&str]) -> Command {
+    let mut command = Command::new("sbatch");
+    command.args(["--parsable", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", "--time=10"]);
+    command.args(["--output", "job.log"]).env("BERT_TRAIN", BERT_TRAIN);
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../../launch/slurm.sbatch"));
+    workspace.add_arguments(&mut command, name, overrides);
+    command
+}
+
+/// Submits the run and waits until it has made a few steps.
+#[track_caller]
+fn started(slurm: &Slurm, workspace: &Workspace, name: &str, overrides: &[&str]) -> String {
+    let job = slurm.submit(sbatch(workspace, name, overrides));
+    let metrics = workspace.run_dir(name).join("metrics.jsonl");
+    wait_until("the run has made five steps", || {
+        fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() >= 5)
+    });
+    job
+}
+
+#[track_caller]
+fn log(workspace: &Workspace) -> String {
+    fs::read_to_string(workspace.path("job.log")).unwrap()
+}
+
+/// Steps that the metrics of the run hold now; a run that stopped has not made all of them.
+#[track_caller]
+fn check_stopped_half_way(workspace: &Workspace, name: &str) {
+    assert!(log(workspace).contains("stopped after step"), "{}", log(workspace));
+    let num_done = workspace.curve(name).len();
+    assert!((5..200).contains(&num_done), "{num_done} steps before the stop");
+}
+
+/// The job waits in the queue; lets it start again and compares its end with a straight run under mpirun.
+#[track_caller]
+fn check_goes_on(slurm: &Slurm, workspace: &Workspace, job: &str, name: &str) {
+    slurm.wait_for_state(job, "PENDING");
+    check_stopped_half_way(workspace, name);
+    slurm.start_now(job);
+    slurm.wait_for_state(job, "COMPLETED");
+    run(workspace.mpirun(2, "straight", &[STEPS])).expect_code(0);
+    assert_eq!(workspace.curve(name), workspace.curve("straight"));
+    assert_eq!(workspace.hash(name, 200), workspace.hash("straight", 200));
+}
+
+#[test]
+fn before_its_time_limit_a_job_saves_and_requeues_itself() {
+    let Some(slurm) = Slurm::start() else { return };
+    let workspace = Workspace::new();
+    let job = started(&slurm, &workspace, "limited", &[STEPS]);
+    // What `#SBATCH --signal=B:USR1@120` does two minutes before the limit.
+    slurm.tell("scancel", &["--batch", "--signal=USR1", &job]);
+    check_goes_on(&slurm, &workspace, &job, "limited");
+}
+
+#[test]
+fn a_preempted_job_saves_and_goes_on_when_slurm_requeues_it() {
+    let Some(slurm) = Slurm::start() else { return };
+    let workspace = Workspace::new();
+    let job = started(&slurm, &workspace, "preempted", &[STEPS]);
+    let mut urgent = slurm.command("sbatch");
+    urgent.args(["--parsable", "--partition=urgent", "--nodes=2", "--output=/dev/null", "--wrap=true"]);
+    let urgent = slurm.submit(urgent);
+    slurm.wait_for_state(&urgent, "COMPLETED");
+    check_goes_on(&slurm, &workspace, &job, "preempted");
+}
+
+#[test]
+fn a_cancelled_job_saves_and_does_not_come_back() {
+    let Some(slurm) = Slurm::start() else { return };
+    let workspace = Workspace::new();
+    let job = started(&slurm, &workspace, "cancelled", &[STEPS]);
+    slurm.tell("scancel", &[&job]);
+    wait_until("the queue is empty", || slurm.ask("squeue", &["-h"]).is_empty());
+    check_stopped_half_way(&workspace, "cancelled");
+    let num_done = workspace.curve("cancelled").len();
+    assert!(workspace.checkpoint("cancelled", num_done as u64).is_dir());
+    assert_eq!(slurm.state(&job), "CANCELLED");
+}
+
+#[test]
+fn a_job_ends_when_a_rank_is_killed() {
+    let Some(slurm) = Slurm::start() else { return };
+    let workspace = Workspace::new();
+    let overrides = ["schedule.total_steps=100000", "distributed.timeout_seconds=3.0"];
+    let job = started(&slurm, &workspace, "killed", &overrides);
+    let step = format!("{job}.0");
+    let pids = || {
+        let listed = slurm.ask("scontrol", &["listpids", &step, "n2"]);
+        let ranks = listed.lines().skip(1).filter_map(|line| line.split_whitespace().next()?.parse().ok());
+        ranks.collect::<Vec<u32>>()
+    };
+    wait_until("the rank of the second node is listed", || !pids().is_empty());
+    for pid in pids() {
+        crate::support::process::signal_pid("KILL", pid);
+    }
+    slurm.wait_for_state(&job, "FAILED");
+    assert!(log(&workspace).contains("task 1: Killed"), "{}", log(&workspace));
+}
