@@ -208,7 +208,7 @@ fn only_keys_that_change_numbers_are_hashed() {
     }
     for binding in [
         "run.seed=1",
-        "train.micro_batch_size=8",
+        "train.micro_batch_size=16",
         "optimizer.epsilon=1e-8",
         "schedule.total_steps=9",
         "data.order=blocks",
