@@ -93,15 +93,17 @@ impl Slurm {
         wait_until(&format!("job {job} is {state}"), || self.state(job) == state);
     }
 
-    /// Takes the two minutes away that Slurm lets a requeued job wait; it sets them when the job is off its nodes, so
-    /// asking once could be too early.
+    /// Waits until a requeued job has completed, and takes the two minutes away that Slurm lets it wait: they are set when the
+    /// job is off its nodes, so asking once could be too early.
     #[track_caller]
-    pub fn start_now(&self, job: &str) {
-        self.wait_for_state(job, "PENDING");
+    pub fn complete_now(&self, job: &str) {
         let of_the_job = format!("JobId={job}");
-        wait_until("the requeued job starts", || {
-            self.ask("scontrol", &["update", &of_the_job, "StartTime=now"]);
-            self.state(job) != "PENDING"
+        wait_until("the requeued job has completed", || {
+            let state = self.state(job);
+            if state == "PENDING" {
+                self.ask("scontrol", &["update", &of_the_job, "StartTime=now"]);
+            }
+            state == "COMPLETED"
         });
     }
 }
