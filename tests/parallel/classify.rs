@@ -26,8 +26,7 @@ fn predictions(workspace: &Workspace, name: &str) -> [String; 2] {
 
 #[track_caller]
 fn check_like(workspace: &Workspace, name: &str, expected: &str, last_step: u64) {
-    assert_eq!(workspace.curve(name), workspace.curve(expected), "{name}");
-    assert_eq!(workspace.hash(name, last_step), workspace.hash(expected, last_step), "{name}");
+    workspace.check_same(name, expected, last_step);
     assert_eq!(evaluations(workspace, name), evaluations(workspace, expected), "{name}");
     assert_eq!(predictions(workspace, name), predictions(workspace, expected), "{name}");
     let best = |name: &str| fs::read_link(workspace.run_dir(name).join("checkpoints/best")).unwrap();
@@ -72,10 +71,7 @@ fn kill_9_changes_neither_the_weights_nor_the_best_checkpoint() {
     run(workspace.mpirun(2, "straight", &overrides)).expect_code(0);
     for after in [50, 200, 390] {
         let mut running = Running::start(workspace.mpirun(2, "killed", &overrides));
-        let metrics = workspace.run_dir("killed").join("metrics.jsonl");
-        running.wait_until("the step", || {
-            fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() >= after)
-        });
+        running.wait_for_step(&workspace, "killed", after);
         running.signal_group("KILL");
         running.finish();
     }
@@ -92,9 +88,7 @@ fn a_stopped_run_goes_on_with_another_number_of_ranks() {
     let overrides = ["schedule.total_steps=400", "train.eval_every_steps=100"];
     run(workspace.solo("straight", &overrides)).expect_code(0);
     let mut running = Running::start(workspace.mpirun(4, "stopped", &overrides));
-    let metrics = workspace.run_dir("stopped").join("metrics.jsonl");
-    running
-        .wait_until("the step", || fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() >= 5));
+    running.wait_for_step(&workspace, "stopped", 5);
     running.signal("USR1");
     running.finish().expect_code(75);
     run(workspace.mpirun(2, "stopped", &overrides)).expect_code(0);

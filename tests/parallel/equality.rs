@@ -288,8 +288,7 @@ fn weighted_sources_train_the_same_weights_on_one_and_two_ranks() {
     let finished = run(workspace.solo("alone", &[&sources("0.4")])).expect_code(0);
     assert!(finished.stderr.contains("source `more.txt` x 0.4: 30 documents"), "{}", finished.stderr);
     run(workspace.mpirun(2, "ranks", &[&sources("0.4")])).expect_code(0);
-    assert_eq!(workspace.curve("ranks"), workspace.curve("alone"));
-    assert_eq!(workspace.hash("ranks", 30), workspace.hash("alone", 30));
+    workspace.check_same("ranks", "alone", 30);
     // Another weight is another run, from the same shards.
     run(workspace.solo("alone", &[&sources("2")])).expect_code(3).expect_error(&["data.sources", "2.0"]);
     run(workspace.solo("other", &[&sources("2")])).expect_code(0);
@@ -308,8 +307,7 @@ fn who_holds_the_moments_does_not_matter() {
     run(workspace.mpirun(2, "sharded", &[steps])).expect_code(0);
     let replicated = "distributed.optimizer_state=replicated";
     run(workspace.mpirun(2, "replicated", &[steps, replicated])).expect_code(0);
-    assert_eq!(workspace.curve("replicated"), workspace.curve("sharded"));
-    assert_eq!(workspace.hash("replicated", 8), workspace.hash("sharded", 8));
+    workspace.check_same("replicated", "sharded", 8);
 }
 
 #[test]
@@ -326,8 +324,7 @@ fn lamb_knows_the_size_of_a_parameter_that_several_ranks_hold() {
         let name = format!("{state}-{num_ranks}");
         let state = format!("distributed.optimizer_state={state}");
         run(workspace.mpirun(num_ranks, &name, &[&lamb[..], &[&state]].concat())).expect_code(0);
-        assert_eq!(workspace.curve(&name), workspace.curve("alone"), "{name}");
-        assert_eq!(workspace.hash(&name, 8), workspace.hash("alone", 8), "{name}");
+        workspace.check_same(&name, "alone", 8);
     }
 }
 
@@ -349,15 +346,13 @@ fn the_number_of_threads_does_not_matter() {
     run(workspace.solo("one-thread", &[steps])).expect_code(0);
     run(workspace.solo("two-threads", &[steps, two])).expect_code(0);
     if backend() == "flex" {
-        assert_eq!(workspace.curve("two-threads"), workspace.curve("one-thread"));
-        assert_eq!(workspace.hash("two-threads", 8), workspace.hash("one-thread", 8));
+        workspace.check_same("two-threads", "one-thread", 8);
         return;
     }
     // Other libraries may split sums over threads: the same number of them gives the same bits.
     check_close(&workspace, "two-threads", "one-thread", 1e-4);
     run(workspace.solo("two-threads-again", &[steps, two])).expect_code(0);
-    assert_eq!(workspace.curve("two-threads-again"), workspace.curve("two-threads"));
-    assert_eq!(workspace.hash("two-threads-again", 8), workspace.hash("two-threads", 8));
+    workspace.check_same("two-threads-again", "two-threads", 8);
 }
 
 #[test]

@@ -12,8 +12,7 @@ const STEPS: &str = "schedule.total_steps=600";
 
 #[track_caller]
 fn check_like_straight_run(workspace: &Workspace, name: &str) {
-    assert_eq!(workspace.curve(name), workspace.curve("straight"));
-    assert_eq!(workspace.hash(name, 600), workspace.hash("straight", 600));
+    workspace.check_same(name, "straight", 600);
 }
 
 /// Starts the run, stops it by a signal, checks how that ended, and goes on.

@@ -35,8 +35,7 @@ fn verified_steps(workspace: &Workspace, name: &str) -> Vec<u64> {
 #[track_caller]
 fn check_ends_like_the_straight_run(workspace: &Workspace, name: &str, overrides: &[&str], last_step: u64) {
     run(workspace.mpirun(2, name, overrides)).expect_code(0);
-    assert_eq!(workspace.curve(name), workspace.curve("straight"));
-    assert_eq!(workspace.hash(name, last_step), workspace.hash("straight", last_step));
+    workspace.check_same(name, "straight", last_step);
     let entries = sorted_entries(&workspace.run_dir(name).join("checkpoints")).unwrap();
     let names: Vec<_> = entries.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
     let is_left_over = |name: &&str| name.starts_with('.') || name.ends_with(".new");

@@ -5,16 +5,16 @@ use std::{fs, process::Command};
 
 use crate::support::{
     BERT_TRAIN, Workspace,
-    process::run,
-    slurm::{Slurm, wait_until},
+    process::{run, signal_pid},
+    slurm::Slurm,
 };
 
 /// Enough steps to be caught in the middle; few, because both nodes may share a core and speak over TCP.
 const STEPS: &str = "schedule.total_steps=200";
 
-/// `sbatch launch/slurm.sbatch` of the run `name`, with these options of sbatch.
-fn sbatch(workspace: &Workspace, name: &str, overrides: &[&str]) -> Command {
-    let mut command = Command::new("sbatch");
+/// `sbatch launch/slurm.sbatch` of the run `name`.
+fn sbatch(slurm: &Slurm, workspace: &Workspace, name: &str, overrides: &[&str]) -> Command {
+    let mut command = slurm.command("sbatch");
     command.args(["--parsable", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", "--time=10"]);
     command.args(["--output", "job.log"]).env("BERT_TRAIN", BERT_TRAIN);
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../../launch/slurm.sbatch"));
@@ -22,23 +22,25 @@ fn sbatch(workspace: &Workspace, name: &str, overrides: &[&str]) -> Command {
     command
 }
 
+/// Submits with `sbatch --parsable` and returns the job's number.
+#[track_caller]
+fn submit(sbatch: Command) -> String {
+    run(sbatch).expect_code(0).stdout.trim().to_string()
+}
+
 /// Submits the run and waits until it has made a few steps.
 #[track_caller]
 fn started(slurm: &Slurm, workspace: &Workspace, name: &str, overrides: &[&str]) -> String {
-    let job = slurm.submit(sbatch(workspace, name, overrides));
-    let metrics = workspace.run_dir(name).join("metrics.jsonl");
-    wait_until("the run has made five steps", || {
-        fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() >= 5)
-    });
+    let job = submit(sbatch(slurm, workspace, name, overrides));
+    slurm.wait_until("the run has made five steps", || workspace.has_logged(name, 5));
     job
 }
 
-#[track_caller]
 fn log(workspace: &Workspace) -> String {
     fs::read_to_string(workspace.path("job.log")).unwrap()
 }
 
-/// Steps that the metrics of the run hold now; a run that stopped has not made all of them.
+/// The run has stopped by itself after some of its steps.
 #[track_caller]
 fn check_stopped_half_way(workspace: &Workspace, name: &str) {
     assert!(log(workspace).contains("stopped after step"), "{}", log(workspace));
@@ -51,10 +53,9 @@ fn check_stopped_half_way(workspace: &Workspace, name: &str) {
 fn check_goes_on(slurm: &Slurm, workspace: &Workspace, job: &str, name: &str) {
     slurm.wait_for_state(job, "PENDING");
     check_stopped_half_way(workspace, name);
-    slurm.complete_now(job);
+    slurm.complete_soon(job);
     run(workspace.mpirun(2, "straight", &[STEPS])).expect_code(0);
-    assert_eq!(workspace.curve(name), workspace.curve("straight"));
-    assert_eq!(workspace.hash(name, 200), workspace.hash("straight", 200));
+    workspace.check_same(name, "straight", 200);
 }
 
 #[test]
@@ -68,13 +69,13 @@ fn before_its_time_limit_a_job_saves_and_requeues_itself() {
 }
 
 #[test]
-fn a_preempted_job_saves_and_goes_on_when_slurm_requeues_it() {
+fn a_preempted_job_saves_and_requeues_itself() {
     let Some(slurm) = Slurm::start() else { return };
     let workspace = Workspace::new();
     let job = started(&slurm, &workspace, "preempted", &[STEPS]);
     let mut urgent = slurm.command("sbatch");
     urgent.args(["--parsable", "--partition=urgent", "--nodes=2", "--output=/dev/null", "--wrap=true"]);
-    let urgent = slurm.submit(urgent);
+    let urgent = submit(urgent);
     slurm.wait_for_state(&urgent, "COMPLETED");
     check_goes_on(&slurm, &workspace, &job, "preempted");
 }
@@ -85,7 +86,7 @@ fn a_cancelled_job_saves_and_does_not_come_back() {
     let workspace = Workspace::new();
     let job = started(&slurm, &workspace, "cancelled", &[STEPS]);
     slurm.tell("scancel", &[&job]);
-    wait_until("the queue is empty", || slurm.ask("squeue", &["-h"]).is_empty());
+    slurm.wait_until("the queue is empty", || slurm.ask("squeue", &["-h"]).is_empty());
     check_stopped_half_way(&workspace, "cancelled");
     let num_done = workspace.curve("cancelled").len();
     assert!(workspace.checkpoint("cancelled", num_done as u64).is_dir());
@@ -104,10 +105,8 @@ fn a_job_ends_when_a_rank_is_killed() {
         let ranks = listed.lines().skip(1).filter_map(|line| line.split_whitespace().next()?.parse().ok());
         ranks.collect::<Vec<u32>>()
     };
-    wait_until("the rank of the second node is listed", || !pids().is_empty());
-    for pid in pids() {
-        crate::support::process::signal_pid("KILL", pid);
-    }
+    slurm.wait_until("the rank of the second node is listed", || !pids().is_empty());
+    pids().into_iter().for_each(|pid| signal_pid("KILL", pid));
     slurm.wait_for_state(&job, "FAILED");
     assert!(log(&workspace).contains("task 1: Killed"), "{}", log(&workspace));
 }

@@ -84,8 +84,7 @@ fn a_run_goes_on_when_its_parent_is_gone() {
     fs::remove_dir_all(workspace.run_dir("general")).unwrap();
     let finished = run(workspace.solo("early", &overrides)).expect_code(0);
     assert!(finished.stderr.contains("continuing after step 3"), "{}", finished.stderr);
-    assert_eq!(workspace.curve("early"), workspace.curve("straight"));
-    assert_eq!(workspace.hash("early", 6), workspace.hash("straight", 6));
+    workspace.check_same("early", "straight", 6);
     let lineage = |name: &str| json(&workspace.checkpoint(name, 6).join("state.json"))["lineage"].clone();
     assert_eq!(lineage("early"), lineage("straight"));
     assert_eq!(lineage("early")[0]["path"], "runs/general");

@@ -74,8 +74,7 @@ fn prepared() -> (Workspace, Vec<String>) {
 #[track_caller]
 fn check_ends_like_the_straight_run(workspace: &Workspace, name: &str) -> Finished {
     let finished = run(workspace.solo(name, &OVERRIDES)).expect_code(0);
-    assert_eq!(workspace.hash(name, 2), workspace.hash("straight", 2));
-    assert_eq!(workspace.curve(name), workspace.curve("straight"));
+    workspace.check_same(name, "straight", 2);
     let checkpoints = workspace.run_dir(name).join("checkpoints");
     assert_eq!(verified_steps(&checkpoints), [2]);
     let left_over: Vec<_> =
@@ -297,6 +296,5 @@ fn a_full_disk_ends_the_run_and_the_earlier_checkpoint_stands() {
     assert!(!sorted_entries(&checkpoints).unwrap().iter().any(|path| is_left_over(path)));
     disk.grow("64m");
     run(workspace.solo("full", &overrides)).expect_code(0);
-    assert_eq!(workspace.hash("full", 30), workspace.hash("straight", 30));
-    assert_eq!(workspace.curve("full"), workspace.curve("straight"));
+    workspace.check_same("full", "straight", 30);
 }

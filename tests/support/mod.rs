@@ -159,6 +159,19 @@ impl Workspace {
         checkpoint_hash(&self.checkpoint(name, step), true).unwrap()
     }
 
+    /// The run took the same steps as another one, and both have the same weights and moments after the last of them.
+    #[track_caller]
+    pub fn check_same(&self, name: &str, expected: &str, last_step: u64) {
+        assert_eq!(self.curve(name), self.curve(expected), "{name}");
+        assert_eq!(self.hash(name, last_step), self.hash(expected, last_step), "{name}");
+    }
+
+    /// Whether the run has logged this many lines of metrics, by now.
+    pub fn has_logged(&self, name: &str, num_lines: usize) -> bool {
+        let text = fs::read_to_string(self.run_dir(name).join("metrics.jsonl"));
+        text.is_ok_and(|text| text.lines().count() >= num_lines)
+    }
+
     /// What `bert checkpoint hash --optimizer` prints, if the tool is built beside the program under test.
     pub fn printed_hash(&self, name: &str, step: u64) -> Option<String> {
         let tool = Path::new(BERT_TRAIN).with_file_name("bert");

@@ -93,10 +93,7 @@ impl Running {
     /// Waits until the run has logged this many steps.
     #[track_caller]
     pub fn wait_for_step(&mut self, workspace: &super::Workspace, name: &str, step: usize) {
-        let metrics = workspace.run_dir(name).join("metrics.jsonl");
-        self.wait_until("the step", || {
-            std::fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() >= step)
-        });
+        self.wait_until("the step", || workspace.has_logged(name, step));
     }
 
     /// Waits until the process has written this to standard error.
@@ -183,13 +180,21 @@ pub fn is_alive(pid: u32) -> bool {
 }
 
 /// Whether the process ends within a few seconds: a launcher may end before all that it has killed.
-#[expect(clippy::disallowed_methods, reason = "a test that waits for another process has to sleep")]
 pub fn has_ended(pid: u32) -> bool {
+    holds_within(Duration::from_secs(5), || !is_alive(pid))
+}
+
+/// Whether `condition` comes to hold within this time.
+#[expect(clippy::disallowed_methods, reason = "a test that waits for another process has to sleep")]
+pub fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let started = Instant::now();
-    while is_alive(pid) && started.elapsed() < Duration::from_secs(5) {
+    while !condition() {
+        if started.elapsed() > limit {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
-    !is_alive(pid)
+    true
 }
 
 fn run_kill(signal: &str, target: &str) {

@@ -2,17 +2,11 @@
 //!
 //! Never touches a Slurm that is installed: configuration, state, ports and sockets are those of a temporary folder.
 
-use std::{
-    fs,
-    net::TcpListener,
-    path::Path,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{fs, net::TcpListener, path::Path, process::Command, time::Duration};
 
 use tempfile::TempDir;
 
-use super::process::{Running, run};
+use super::process::{Running, holds_within, run};
 
 /// Longer than anything that a test waits for here.
 const DEADLINE: Duration = Duration::from_secs(150);
@@ -20,7 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(150);
 /// A running cluster; its jobs and daemons end with it.
 pub struct Slurm {
     dir: TempDir,
-    _daemons: Vec<Running>,
+    daemons: Vec<Running>,
 }
 
 impl Slurm {
@@ -41,21 +35,30 @@ impl Slurm {
         for folder in ["state", "spool-n1", "spool-n2", "tmp-n1", "tmp-n2"] {
             fs::create_dir(dir.path().join(folder)).unwrap();
         }
-        let daemon = |name: &str, arguments: &[&str]| {
-            let mut command = command_in(dir.path(), name);
-            command.arg("-D").args(arguments);
-            Running::start(command)
-        };
-        let mut daemons = vec![daemon("slurmctld", &[])];
-        daemons.extend(["n1", "n2"].map(|node| daemon("slurmd", &["-N", node])));
-        let slurm = Self { dir, _daemons: daemons };
-        wait_until("both nodes are idle", || slurm.ask("sinfo", &["-h", "-t", "idle", "-o", "%D"]) == "2");
+        let mut slurm = Self { dir, daemons: Vec::new() };
+        slurm.start_daemon("slurmctld", &[]);
+        slurm.wait_until("the controller answers", || slurm.ask("scontrol", &["ping"]).contains("UP"));
+        for node in ["n1", "n2"] {
+            slurm.start_daemon("slurmd", &["-N", node]);
+        }
+        slurm.wait_until("both nodes are idle", || {
+            slurm.ask("sinfo", &["-h", "-t", "idle", "-o", "%D"]) == "2"
+        });
         Some(slurm)
+    }
+
+    /// Starts a daemon, which ends with the cluster.
+    fn start_daemon(&mut self, name: &str, arguments: &[&str]) {
+        let mut command = self.command(name);
+        command.arg("-D").args(arguments);
+        self.daemons.push(Running::start(command));
     }
 
     /// A command of Slurm that speaks to this cluster.
     pub fn command(&self, name: &str) -> Command {
-        command_in(self.dir.path(), name)
+        let mut command = command_of(name);
+        command.env("SLURM_CONF", self.dir.path().join("slurm.conf")).current_dir(self.dir.path());
+        command
     }
 
     /// What the command prints, without white space at its ends; empty if it fails.
@@ -73,13 +76,6 @@ impl Slurm {
         run(command).expect_code(0);
     }
 
-    /// Submits with `sbatch --parsable` and returns the job's number.
-    #[track_caller]
-    pub fn submit(&self, mut sbatch: Command) -> String {
-        sbatch.env("SLURM_CONF", self.dir.path().join("slurm.conf"));
-        run(sbatch).expect_code(0).stdout.trim().to_string()
-    }
-
     /// State of a job, such as `RUNNING`.
     pub fn state(&self, job: &str) -> String {
         let text = self.ask("scontrol", &["show", "--oneliner", "job", job]);
@@ -90,21 +86,28 @@ impl Slurm {
     /// Waits until the job is in this state.
     #[track_caller]
     pub fn wait_for_state(&self, job: &str, state: &str) {
-        wait_until(&format!("job {job} is {state}"), || self.state(job) == state);
+        self.wait_until(&format!("job {job} is {state}"), || self.state(job) == state);
     }
 
-    /// Waits until a requeued job has completed, and takes the two minutes away that Slurm lets it wait: they are set when the
-    /// job is off its nodes, so asking once could be too early.
+    /// Lets a requeued job start in three seconds instead of two minutes and waits until it has completed. In the second in which
+    /// it was requeued Slurm would take it for the one that has just ended ("credential revoked").
     #[track_caller]
-    pub fn complete_now(&self, job: &str) {
-        let of_the_job = format!("JobId={job}");
-        wait_until("the requeued job has completed", || {
-            let state = self.state(job);
-            if state == "PENDING" {
-                self.ask("scontrol", &["update", &of_the_job, "StartTime=now"]);
-            }
-            state == "COMPLETED"
-        });
+    pub fn complete_soon(&self, job: &str) {
+        self.wait_for_state(job, "PENDING");
+        self.tell("scontrol", &["update", &format!("JobId={job}"), "StartTime=now+3"]);
+        self.wait_for_state(job, "COMPLETED");
+    }
+
+    /// Waits until `condition` holds, or fails with what Slurm says of its jobs and what its daemons have logged.
+    #[track_caller]
+    pub fn wait_until(&self, what: &str, condition: impl FnMut() -> bool) {
+        if holds_within(DEADLINE, condition) {
+            return;
+        }
+        let logs = ["slurmctld.log", "slurmd-n1.log", "slurmd-n2.log"]
+            .map(|name| fs::read_to_string(self.dir.path().join(name)).unwrap_or_default());
+        let jobs = self.ask("scontrol", &["show", "job"]);
+        panic!("not within {DEADLINE:?}: {what}\n{jobs}\n{}", logs.join("\n"));
     }
 }
 
@@ -116,10 +119,7 @@ impl Drop for Slurm {
             self.ask("scancel", &["--full", "--signal=KILL", job]);
             self.ask("scancel", &[job]);
         }
-        let started = Instant::now();
-        while !self.ask("squeue", &["-h"]).is_empty() && started.elapsed() < Duration::from_secs(10) {
-            nap();
-        }
+        holds_within(Duration::from_secs(10), || self.ask("squeue", &["-h"]).is_empty());
     }
 }
 
@@ -132,12 +132,6 @@ fn answers(program: &str) -> bool {
 fn command_of(program: &str) -> Command {
     let in_sbin = Path::new("/usr/sbin").join(program);
     if in_sbin.exists() { Command::new(in_sbin) } else { Command::new(program) }
-}
-
-fn command_in(dir: &Path, name: &str) -> Command {
-    let mut command = command_of(name);
-    command.env("SLURM_CONF", dir.join("slurm.conf")).current_dir(dir);
-    command
 }
 
 /// Without munge, cgroups or accounting, so that any user can start it in a container.
@@ -153,26 +147,11 @@ fn configuration(dir: &Path) -> String {
     format!(
         "ClusterName=test\nSlurmctldHost={host}(127.0.0.1)\nSlurmctldPort={controller}\nSlurmUser={user}\nSlurmdUser={user}\n\
          AuthType=auth/none\nCredType=cred/none\nStateSaveLocation={dir}/state\nSlurmdSpoolDir={dir}/spool-%n\n\
-         SlurmctldPidFile={dir}/slurmctld.pid\nSlurmdPidFile={dir}/slurmd-%n.pid\nTmpFS={dir}/tmp-%n\n\
+         SlurmctldPidFile={dir}/slurmctld.pid\nSlurmdPidFile={dir}/slurmd-%n.pid\nSlurmctldLogFile={dir}/slurmctld.log\nSlurmdLogFile={dir}/slurmd-%n.log\nTmpFS={dir}/tmp-%n\n\
          ProctrackType=proctrack/linuxproc\nTaskPlugin=task/affinity\nSelectType=select/cons_tres\nSelectTypeParameters=CR_CPU\n\
          PreemptType=preempt/partition_prio\nPreemptMode=REQUEUE\nSchedulerParameters=sched_interval=2,bf_interval=2\nReturnToService=2\nMinJobAge=600\n\
          NodeName=n1 Port={first} {node}\nNodeName=n2 Port={second} {node}\n\
          PartitionName=main Nodes=n1,n2 Default=YES State=UP PriorityTier=1 GraceTime=60\n\
          PartitionName=urgent Nodes=n1,n2 State=UP PriorityTier=10\n"
     )
-}
-
-/// Waits until `condition` holds.
-#[track_caller]
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
-        nap();
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test that waits for other processes has to sleep")]
-fn nap() {
-    std::thread::sleep(Duration::from_millis(100));
 }
