@@ -6,7 +6,7 @@
 
 mod timing;
 
-use bert_kernels::attention::{self, Attention};
+use bert_kernels::attention::{self, Attention, Inputs};
 use bert_kernels::dropout::Dropout;
 use bert_kernels::gelu::{self, GeluForm};
 use bert_kernels::gemm::Precision;
@@ -66,8 +66,11 @@ fn values(len: usize) -> Vec<f32> {
 fn attention(precision: Precision, peak: f64, num_rows: usize, row_len: usize) {
     let offsets: Vec<usize> = (0..=num_rows).map(|row| row * row_len).collect();
     let head_size = HIDDEN / HEADS;
+    let places: Vec<usize> = (0..num_rows * row_len).collect();
     let attention = Attention {
         offsets: &offsets,
+        query_offsets: &offsets,
+        query_places: &places,
         num_heads: HEADS,
         head_size,
         padded_len: row_len,
@@ -75,15 +78,19 @@ fn attention(precision: Precision, peak: f64, num_rows: usize, row_len: usize) {
         dropout: DROPOUT,
     };
     let num_tokens = num_rows * row_len;
-    let (qkv, grad_context) = (values(3 * num_tokens * HIDDEN), values(num_tokens * HIDDEN));
-    let (mut context, mut grad_qkv) = (vec![0.0; num_tokens * HIDDEN], vec![0.0; 3 * num_tokens * HIDDEN]);
+    let (queries, keys_values) = (values(num_tokens * HIDDEN), values(2 * num_tokens * HIDDEN));
+    let inputs = Inputs { queries: &queries, keys_values: &keys_values };
+    let (grad_context, mut context) = (values(num_tokens * HIDDEN), vec![0.0; num_tokens * HIDDEN]);
+    let (mut grad_queries, mut grad_keys_values) = (queries.clone(), keys_values.clone());
     let mut statistics = vec![0.0; num_tokens * HEADS * 2];
     let product = 2 * num_tokens * row_len * HIDDEN;
     report(&format!("attention {num_rows} x {row_len} forward"), 2 * product, peak, || {
-        attention::forward(attention, &qkv, &mut context, &mut statistics);
+        attention::forward(attention, inputs, &mut context, &mut statistics);
     });
     report(&format!("attention {num_rows} x {row_len} backward"), 5 * product, peak, || {
-        attention::backward(attention, &qkv, &statistics, &grad_context, &mut grad_qkv);
+        let gradients =
+            attention::Gradients { queries: &mut grad_queries, keys_values: &mut grad_keys_values };
+        attention::backward(attention, inputs, &statistics, &grad_context, gradients);
     });
 }
 

@@ -7,7 +7,7 @@
 mod config;
 mod head;
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use bert_random::Key;
 use burn::{Tensor, module::Module};
@@ -21,7 +21,7 @@ use crate::{
     loss::{CrossEntropy, cross_entropy},
     ops::raw,
     parameters,
-    rows::TokenRows,
+    rows::BatchTokens,
     stages::{EncoderPass, GradientSink, LastGradients, Stages, buffer, leaf, loss_root, take_gradient},
 };
 
@@ -48,7 +48,7 @@ pub struct ClassifyModel {
 
 /// Everything backward starts from.
 struct ForwardPass {
-    rows: Arc<TokenRows>,
+    tokens: BatchTokens,
     encoder: EncoderPass,
     pooled: Tensor<2>,
     logits: Tensor<2>,
@@ -172,12 +172,12 @@ impl ClassifyModel {
     ///
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn logits(&self, tokens: &TokenBatch<'_>) -> Result<Vec<f32>, ModelError> {
-        let tokens = tokens.validated(&self.config.model)?;
-        let rows = Arc::new(TokenRows::new(tokens.lengths, tokens.row_len));
-        let mut pooled = self.empty_pooled(&rows);
-        let on_state = |idx: usize, state: &Tensor<2>| self.pool(idx, state, &rows, &mut pooled);
-        let last = self.stages.encode(&tokens, &rows, on_state);
-        let shape = [tokens.num_rows, self.config.model.hidden_size];
+        let batch = tokens.validated(&self.config.model)?;
+        let tokens = self.config.pooling.tokens(batch.lengths, batch.row_len);
+        let mut pooled = self.empty_pooled(batch.num_rows);
+        let on_state = |idx: usize, state: &Tensor<2>| self.pool(idx, state, &tokens, &mut pooled);
+        let last = self.stages.encode(&batch, &tokens, on_state);
+        let shape = [batch.num_rows, self.config.model.hidden_size];
         let pooled = raw::from_values(pooled, shape, &last.device());
         Ok(raw::with_values(self.stages.last.valid().forward(pooled, None), <[f32]>::to_vec))
     }
@@ -195,16 +195,22 @@ impl ClassifyModel {
         ClassLosses::new(labels.len(), cross_entropy(logits, labels))
     }
 
-    fn empty_pooled(&self, rows: &TokenRows) -> Vec<f32> {
-        vec![0.0; rows.num_rows() * self.config.model.hidden_size]
+    fn empty_pooled(&self, num_rows: usize) -> Vec<f32> {
+        vec![0.0; num_rows * self.config.model.hidden_size]
     }
 
     /// Adds the states after `state_idx` layers to the pooled rows, as far as the pooling reads them.
-    fn pool(&self, state_idx: usize, states: &Tensor<2>, rows: &TokenRows, pooled: &mut [f32]) {
-        let weight = self.config.pooling.weight(state_idx, self.stages.layers.len());
+    fn pool(&self, state_idx: usize, states: &Tensor<2>, tokens: &BatchTokens, pooled: &mut [f32]) {
+        let num_layers = self.stages.layers.len();
+        let weight = self.config.pooling.weight(state_idx, num_layers);
         if weight != 0.0 {
             raw::with_values(states.clone(), |states| {
-                self.config.pooling.add_pooled(rows, weight, states, pooled);
+                self.config.pooling.add_pooled(
+                    tokens.at_state(state_idx, num_layers),
+                    weight,
+                    states,
+                    pooled,
+                );
             });
         }
     }
@@ -214,12 +220,12 @@ impl ClassifyModel {
         &self,
         state_idx: usize,
         states: &Tensor<2>,
-        rows: &TokenRows,
+        tokens: &BatchTokens,
         pooled_gradient: &[f32],
         from_above: Option<Tensor<2>>,
     ) -> Tensor<2> {
-        let shape = states.dims();
-        let weight = self.config.pooling.weight(state_idx, self.stages.layers.len());
+        let (shape, num_layers) = (states.dims(), self.stages.layers.len());
+        let weight = self.config.pooling.weight(state_idx, num_layers);
         if let Some(gradient) = from_above.clone().filter(|_| weight == 0.0) {
             return gradient;
         }
@@ -227,6 +233,7 @@ impl ClassifyModel {
         if let Some(from_above) = from_above {
             raw::copy_to(from_above, &mut gradient);
         }
+        let rows = tokens.at_state(state_idx, num_layers);
         raw::with_values(states.clone(), |states| {
             self.config.pooling.add_gradient(rows, weight, pooled_gradient, states, &mut gradient);
         });
@@ -234,18 +241,18 @@ impl ClassifyModel {
     }
 
     fn forward_stages(&self, batch: &PretrainBatch<'_>, dropout: Key) -> ForwardPass {
-        let rows = Arc::new(TokenRows::new(batch.lengths, batch.row_len));
-        let mut pooled = self.empty_pooled(&rows);
-        let on_state = |idx: usize, state: &Tensor<2>| self.pool(idx, state, &rows, &mut pooled);
-        let (encoder, last) = self.stages.forward(batch, &rows, dropout, on_state);
+        let tokens = self.config.pooling.tokens(batch.lengths, batch.row_len);
+        let mut pooled = self.empty_pooled(batch.num_rows);
+        let on_state = |idx: usize, state: &Tensor<2>| self.pool(idx, state, &tokens, &mut pooled);
+        let (encoder, last) = self.stages.forward(batch, &tokens, dropout, on_state);
         let shape = [batch.num_rows, self.config.model.hidden_size];
         let pooled = leaf(&raw::from_values(pooled, shape, &last.device()));
         let logits = self.stages.last.forward(pooled.clone(), Some(dropout));
-        ForwardPass { rows, encoder, pooled, logits }
+        ForwardPass { tokens, encoder, pooled, logits }
     }
 
     fn backward_stages(&self, forward: ForwardPass, root: Tensor<1>, sink: &mut dyn GradientSink) {
-        let ForwardPass { rows, encoder, pooled, logits } = forward;
+        let ForwardPass { tokens, encoder, pooled, logits } = forward;
         let layout = &self.stages.layout;
         let bucket = buffer(sink, layout, layout.heads_idx());
         let (mut gradients, bucket) = parameters::backward(&self.stages.last, root, bucket);
@@ -255,7 +262,7 @@ impl ClassifyModel {
         embeddings.fill(0.0); // nothing but the tokens reads the word table
         let last = LastGradients { bucket, embeddings, states: None };
         let unpool = |idx: usize, state: &Tensor<2>, from_above: Option<Tensor<2>>| {
-            self.unpool(idx, state, &rows, &pooled_gradient, from_above)
+            self.unpool(idx, state, &tokens, &pooled_gradient, from_above)
         };
         self.stages.backward(encoder, last, unpool, sink);
     }

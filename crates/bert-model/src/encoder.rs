@@ -18,7 +18,7 @@ use crate::{
     layout::BucketLayout,
     ops::{self, GradientSlot, LayerCall, composed, raw::SharedValues},
     parameters::{self, BucketSource},
-    rows::TokenRows,
+    rows::BatchTokens,
 };
 
 /// Multi-head self-attention (<https://arxiv.org/abs/1706.03762>) with its output projection.
@@ -55,10 +55,11 @@ struct FusedLayer {
     gradients: GradientSlot,
 }
 
-/// Tokens and dropout key: what all layers of one pass share.
+/// Tokens and dropout key of one pass.
 #[derive(Clone, Debug)]
 pub(crate) struct Pass {
-    pub(crate) rows: Arc<TokenRows>,
+    /// Those of this layer: all of them are read, but by the stage above the last layer.
+    pub(crate) tokens: BatchTokens,
     pub(crate) dropout: Option<Key>,
 }
 
@@ -102,7 +103,8 @@ impl EncoderLayer {
     ///
     /// # Shapes
     ///
-    /// - states, output: `[num_tokens, hidden]`
+    /// - states: `[num_tokens, hidden]`
+    /// - output: `[num_read, hidden]`
     pub(crate) fn forward(&self, states: Tensor<2>, pass: &Pass) -> Tensor<2> {
         match &self.fused {
             Some(fused) => ops::encoder_layer(states, self.weights(), self.call(fused, pass)),
@@ -137,7 +139,7 @@ impl EncoderLayer {
         LayerCall {
             shape: self.shape,
             vectors: fused.vectors.clone(),
-            rows: pass.rows.clone(),
+            tokens: pass.tokens.clone(),
             dropout: self.dropout(pass),
             workspace: fused.workspace.clone(),
             gradients: fused.gradients.clone(),
@@ -155,7 +157,7 @@ impl EncoderLayer {
     }
 
     fn forward_composed(&self, states: Tensor<2>, pass: &Pass) -> Tensor<2> {
-        let (dropout, rows) = (self.dropout(pass), &pass.rows);
+        let (dropout, BatchTokens { rows, read }) = (self.dropout(pass), &pass.tokens);
         let attention = &self.attention;
         let projected =
             [&attention.query, &attention.key, &attention.value].map(|map| map.forward(states.clone()));
@@ -166,7 +168,11 @@ impl EncoderLayer {
         let inner = self.intermediate.forward(states.clone()); // [num_tokens, intermediate]
         let inner = composed::activate(self.shape.activation, inner);
         let branch = composed::drop_tokens(self.output.forward(inner), dropout.feed_forward_output, rows);
-        self.layer_norm.forward(branch + states)
+        let output = self.layer_norm.forward(branch + states);
+        match read {
+            Some(read) => composed::gather(output, &read.tokens),
+            None => output,
+        }
     }
 }
 

@@ -32,3 +32,19 @@ fn split_mut<const N: usize>(mut bucket: &mut [f32], lens: [usize; N]) -> [&mut 
     assert!(bucket.is_empty(), "a bucket holds nothing but its parameters");
     pieces
 }
+
+/// Collects some states, one below the other.
+fn gather(states: &[f32], tokens: &[usize], hidden: usize, out: &mut Vec<f32>) {
+    out.clear();
+    for &token in tokens {
+        out.extend_from_slice(&states[token * hidden..(token + 1) * hidden]);
+    }
+}
+
+/// Adds gradients of collected states to those of all.
+fn scatter_add(gradients: &[f32], tokens: &[usize], hidden: usize, out: &mut [f32]) {
+    for (gradient, &token) in gradients.chunks_exact(hidden).zip(tokens) {
+        let out = &mut out[token * hidden..(token + 1) * hidden];
+        out.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value);
+    }
+}

@@ -2,9 +2,7 @@
 //!
 //! No dropout, no gradients, no labels. Rows may be padded; zeros stand at padded positions of the results.
 
-use std::sync::Arc;
-
-use crate::{PretrainModel, TokenBatch, error::ModelError, ops::raw, rows::TokenRows};
+use crate::{PretrainModel, TokenBatch, error::ModelError, ops::raw, rows::BatchTokens};
 
 impl PretrainModel {
     /// Computes the states after the embeddings and after every layer, as `output_hidden_states` does.
@@ -19,10 +17,11 @@ impl PretrainModel {
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn hidden_states(&self, tokens: &TokenBatch<'_>) -> Result<Vec<Vec<f32>>, ModelError> {
         let batch = tokens.validated(self.config())?;
-        let rows = Arc::new(TokenRows::new(batch.lengths, batch.row_len));
+        let tokens = BatchTokens::all(batch.lengths, batch.row_len);
         let mut states = Vec::with_capacity(self.stages.layers.len() + 1);
-        self.stages.encode(&batch, &rows, |_, state| {
-            states.push(raw::with_values(state.clone(), |state| rows.pad(state, self.config().hidden_size)));
+        self.stages.encode(&batch, &tokens, |_, state| {
+            let pad = |state: &[f32]| tokens.rows.pad(state, self.config().hidden_size);
+            states.push(raw::with_values(state.clone(), pad));
         });
         Ok(states)
     }
@@ -37,8 +36,8 @@ impl PretrainModel {
     ///
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn pooled(&self, tokens: &TokenBatch<'_>) -> Result<Vec<f32>, ModelError> {
-        let (rows, states) = self.encode(&tokens.validated(self.config())?);
-        Ok(self.pool(states, &rows))
+        let (tokens, states) = self.encode_firsts(&tokens.validated(self.config())?);
+        Ok(self.pool(states, tokens.last()))
     }
 
     /// Computes the logits of next sentence prediction: 0 = B follows A, 1 = it does not.
@@ -51,8 +50,8 @@ impl PretrainModel {
     ///
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn nsp_logits(&self, tokens: &TokenBatch<'_>) -> Result<Vec<f32>, ModelError> {
-        let (rows, states) = self.encode(&tokens.validated(self.config())?);
-        Ok(self.relate(states, &rows))
+        let (tokens, states) = self.encode_firsts(&tokens.validated(self.config())?);
+        Ok(self.relate(states, tokens.last()))
     }
 }
 

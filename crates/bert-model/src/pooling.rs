@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::rows::TokenRows;
+use crate::rows::{BatchTokens, TokenRows, first_positions};
 
 /// How the states of a row become one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +63,16 @@ impl Pooling {
             Self::Last2Mean => [num_layers - 1, num_layers],
         };
         others.iter().filter(|other| **other == state_idx).count() as f32 * 0.5
+    }
+
+    /// The tokens of a batch, of which the pooling reads all, or the first ones.
+    pub(crate) fn tokens(self, lengths: &[u32], row_len: usize) -> BatchTokens {
+        match self.form() {
+            Form::First => {
+                BatchTokens::reading(lengths, row_len, first_positions(lengths.len(), row_len).collect())
+            }
+            Form::Mean | Form::Max => BatchTokens::all(lengths, row_len),
+        }
     }
 
     fn form(self) -> Form {

@@ -26,7 +26,7 @@ use crate::{
         raw::{self, SharedValues},
     },
     parameters,
-    rows::TokenRows,
+    rows::{BatchTokens, TokenRows, first_positions},
     stages::{GradientSink, LastGradients, Stages, buffer, leaf, loss_root, take_gradient},
 };
 
@@ -155,9 +155,9 @@ impl PretrainModel {
         sink: &mut dyn GradientSink,
     ) -> Result<BatchLosses, ModelError> {
         batch.validate(&self.config)?;
-        let rows = Arc::new(TokenRows::new(batch.lengths, batch.row_len));
-        let heads_batch = heads_batch(batch, &rows);
-        let (encoder, states) = self.stages.forward(batch, &rows, dropout, |_, _| {});
+        let tokens = tokens_of_heads(batch);
+        let heads_batch = heads_batch(batch, tokens.last());
+        let (encoder, states) = self.stages.forward(batch, &tokens, dropout, |_, _| {});
         let (losses, last) = match &self.fused {
             Some(fused) => self.train_heads(fused, states, heads_batch, scale, sink),
             None => self.train_composed_heads(states, &heads_batch, scale, sink),
@@ -176,8 +176,9 @@ impl PretrainModel {
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn evaluate(&self, batch: &PretrainBatch<'_>) -> Result<BatchLosses, ModelError> {
         batch.validate(&self.config)?;
-        let (rows, states) = self.encode(batch);
-        let heads_batch = heads_batch(batch, &rows);
+        let tokens = tokens_of_heads(batch);
+        let states = self.stages.encode(batch, &tokens, |_, _| {});
+        let heads_batch = heads_batch(batch, tokens.last());
         if let Some(fused) = &self.fused {
             return Ok(self.with_word_table(states, |states, table| {
                 fused.lock().evaluate(states, table, &heads_batch)
@@ -203,8 +204,9 @@ impl PretrainModel {
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn masked_logits(&self, batch: &PretrainBatch<'_>) -> Result<Vec<f32>, ModelError> {
         batch.validate(&self.config)?;
-        let (rows, states) = self.encode(batch);
-        let heads_batch = heads_batch(batch, &rows);
+        let tokens = tokens_of_heads(batch);
+        let states = self.stages.encode(batch, &tokens, |_, _| {});
+        let heads_batch = heads_batch(batch, tokens.last());
         if let Some(fused) = &self.fused {
             return Ok(self.with_word_table(states, |states, table| {
                 fused.lock().masked_logits(states, table, &heads_batch)
@@ -241,11 +243,12 @@ impl PretrainModel {
         raw::with_values(heads.relate(heads.pool(states, rows.firsts())), <[f32]>::to_vec)
     }
 
-    /// The last states of a batch, without dropout: `[num_tokens, hidden]`.
-    pub(crate) fn encode(&self, batch: &PretrainBatch<'_>) -> (Arc<TokenRows>, Tensor<2>) {
-        let rows = Arc::new(TokenRows::new(batch.lengths, batch.row_len));
-        let states = self.stages.encode(batch, &rows, |_, _| {});
-        (rows, states)
+    /// The last states of the first tokens of rows, without dropout: `[num_rows, hidden]`, if not all tokens are first ones.
+    pub(crate) fn encode_firsts(&self, batch: &PretrainBatch<'_>) -> (BatchTokens, Tensor<2>) {
+        let firsts = first_positions(batch.num_rows, batch.row_len).collect();
+        let tokens = BatchTokens::reading(batch.lengths, batch.row_len, firsts);
+        let states = self.stages.encode(batch, &tokens, |_, _| {});
+        (tokens, states)
     }
 
     /// Lends states and word table as slices.
@@ -336,12 +339,21 @@ impl FusedLast {
     }
 }
 
-/// What the heads look at: tokens in place of padded positions.
-fn heads_batch(batch: &PretrainBatch<'_>, rows: &TokenRows) -> HeadsBatch {
+/// The tokens of a batch, of which the heads read those to predict and, with sentence labels, the first ones.
+fn tokens_of_heads(batch: &PretrainBatch<'_>) -> BatchTokens {
+    let num_pairs = if batch.nsp_labels.is_empty() { 0 } else { batch.num_rows };
+    let masked = batch.mlm_positions.iter().map(|&position| position as usize);
+    let read = masked.chain(first_positions(num_pairs, batch.row_len)).collect();
+    BatchTokens::reading(batch.lengths, batch.row_len, read)
+}
+
+/// What the heads look at: places among the tokens that are read instead of padded positions.
+fn heads_batch(batch: &PretrainBatch<'_>, read: &TokenRows) -> HeadsBatch {
+    let firsts = if batch.nsp_labels.is_empty() { &[] } else { read.firsts() };
     HeadsBatch {
-        masked: batch.mlm_positions.iter().map(|&position| rows.token_at(position)).collect(),
+        masked: batch.mlm_positions.iter().map(|&position| read.token_at(position as usize)).collect(),
         mlm_labels: batch.mlm_labels.to_vec(),
-        firsts: rows.firsts().to_vec(),
+        firsts: firsts.to_vec(),
         nsp_labels: batch.nsp_labels.to_vec(),
     }
 }

@@ -3,9 +3,7 @@
 //! Owns running the encoder and pooling state by state, so that only one layer's states are held at a time. How
 //! states are weighed is the business of [`crate::pooling`]; no dropout, no gradients, no labels.
 
-use std::sync::Arc;
-
-use crate::{PretrainModel, TokenBatch, error::ModelError, ops::raw, pooling::Pooling, rows::TokenRows};
+use crate::{PretrainModel, TokenBatch, error::ModelError, ops::raw, pooling::Pooling};
 
 impl PretrainModel {
     /// Computes one vector for each row. Padding has no part in it; `[CLS]` and `[SEP]` have, as all real tokens.
@@ -26,18 +24,19 @@ impl PretrainModel {
     ) -> Result<Vec<f32>, ModelError> {
         let batch = tokens.validated(self.config())?;
         let (hidden_size, num_layers) = (self.config().hidden_size, self.stages.layers.len());
-        let rows = Arc::new(TokenRows::new(batch.lengths, batch.row_len));
+        let tokens = pooling.tokens(batch.lengths, batch.row_len);
         let mut pooled = vec![0.0; batch.num_rows * hidden_size];
-        let last = self.stages.encode(&batch, &rows, |state_idx, state| {
+        let last = self.stages.encode(&batch, &tokens, |state_idx, state| {
             let weight = pooling.weight(state_idx, num_layers);
             if weight != 0.0 {
+                let rows = tokens.at_state(state_idx, num_layers);
                 raw::with_values(state.clone(), |state| {
-                    pooling.add_pooled(&rows, weight, state, &mut pooled);
+                    pooling.add_pooled(rows, weight, state, &mut pooled);
                 });
             }
         });
         if pooling == Pooling::Pooler {
-            return Ok(self.pool(last, &rows));
+            return Ok(self.pool(last, tokens.last()));
         }
         Ok(pooled)
     }

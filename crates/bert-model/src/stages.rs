@@ -31,7 +31,7 @@ use crate::{
         raw::{self, SharedValues},
     },
     parameters,
-    rows::TokenRows,
+    rows::BatchTokens,
 };
 
 /// Receives the gradients of one micro-batch, stage by stage.
@@ -82,7 +82,7 @@ pub(crate) struct LastGradients {
     pub(crate) bucket: Vec<f32>,
     /// Memory of the bucket `embeddings`, with its part of the gradient of the word table, or zeros there.
     pub(crate) embeddings: Vec<f32>,
-    /// Gradient of the output of the last layer, `[num_tokens, hidden]`.
+    /// Gradient of the output of the last layer, `[num_read, hidden]`.
     pub(crate) states: Option<Tensor<2>>,
 }
 
@@ -171,39 +171,38 @@ impl<Last: Module> Stages<Last> {
     ///
     /// # Shapes
     ///
-    /// - states, output: `[num_tokens, hidden]`
+    /// - states: `[num_tokens, hidden]`
+    /// - the last state, output: `[num_read, hidden]`
     pub(crate) fn encode(
         &self,
         batch: &PretrainBatch<'_>,
-        rows: &Arc<TokenRows>,
+        tokens: &BatchTokens,
         mut on_state: impl FnMut(usize, &Tensor<2>),
     ) -> Tensor<2> {
-        let pass = Pass { rows: rows.clone(), dropout: None };
-        let mut hidden = self.embeddings.valid().forward(batch, rows, None).hidden; // [num_tokens, hidden]
+        let mut hidden = self.embeddings.valid().forward(batch, &tokens.rows, None).hidden; // [num_tokens, hidden]
         on_state(0, &hidden);
         for (layer_idx, layer) in self.layers.iter().enumerate() {
-            hidden = layer.valid().forward(hidden, &pass);
+            hidden = layer.valid().forward(hidden, &self.pass(layer_idx, tokens, None));
             on_state(layer_idx + 1, &hidden);
         }
         hidden
     }
 
     /// Runs embeddings and layers forward, shows every state as [`Stages::encode`] does, and returns the last one as a
-    /// tracked leaf: the input of the last stage, `[num_tokens, hidden]`.
+    /// tracked leaf: the input of the last stage, `[num_read, hidden]`.
     pub(crate) fn forward(
         &self,
         batch: &PretrainBatch<'_>,
-        rows: &Arc<TokenRows>,
+        tokens: &BatchTokens,
         dropout: Key,
         mut on_state: impl FnMut(usize, &Tensor<2>),
     ) -> (EncoderPass, Tensor<2>) {
-        let pass = Pass { rows: rows.clone(), dropout: Some(dropout) };
-        let embedded = self.embeddings.forward(batch, rows, Some(dropout));
+        let embedded = self.embeddings.forward(batch, &tokens.rows, Some(dropout));
         on_state(0, &embedded.hidden);
         let mut layers: Vec<Boundary> = Vec::with_capacity(self.layers.len());
         let mut input = leaf(&embedded.hidden);
         for (layer_idx, layer) in self.layers.iter().enumerate() {
-            let output = layer.forward(input.clone(), &pass);
+            let output = layer.forward(input.clone(), &self.pass(layer_idx, tokens, Some(dropout)));
             on_state(layer_idx + 1, &output);
             let next_input = leaf(&output);
             layers.push(Boundary { input, output });
@@ -240,6 +239,13 @@ impl<Last: Module> Stages<Last> {
         };
         let bucket = self.embeddings.backward(forward.embedded, root, embeddings);
         sink.bucket(self.layout.embeddings_idx(), bucket);
+    }
+
+    /// What a layer is applied to: all that is read of any layer but the last one are all tokens.
+    fn pass(&self, layer_idx: usize, tokens: &BatchTokens, dropout: Option<Key>) -> Pass {
+        let is_last = layer_idx + 1 == self.layers.len();
+        let read = tokens.read.clone().filter(|_| is_last);
+        Pass { tokens: BatchTokens { rows: tokens.rows.clone(), read }, dropout }
     }
 
     fn stage(&self, bucket_idx: usize) -> Stage {

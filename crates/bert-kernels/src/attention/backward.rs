@@ -4,10 +4,19 @@
 //! queries in their order, on one thread.
 
 use super::scratch::{Factors, ScoresOf, Scratch, with_scratch};
-use super::{Attention, Job, for_each, softmax};
+use super::{Attention, Inputs, Job, for_each, softmax};
 use crate::gemm::{Region, compute, round_to_bf16};
 use crate::simd::widest;
 use crate::simd::window::Window;
+
+/// Where gradients go; all are overwritten.
+#[derive(Debug)]
+pub struct Gradients<'a> {
+    /// `[num_queries, num_heads, head_size]`
+    pub queries: &'a mut [f32],
+    /// `[num_tokens, 2, num_heads, head_size]`
+    pub keys_values: &'a mut [f32],
+}
 
 /// Writes the gradients of queries, keys and values, given that of the context.
 ///
@@ -15,45 +24,47 @@ use crate::simd::window::Window;
 ///
 /// # Shapes
 ///
-/// - qkv, grad_qkv: `[num_tokens, 3, num_heads, head_size]`
-/// - grad_context: `[num_tokens, num_heads, head_size]`
-/// - statistics: `[num_tokens * num_heads * 2]`
+/// - grad_context: `[num_queries, num_heads, head_size]`
+/// - statistics: `[num_queries * num_heads * 2]`
 ///
 /// # Panics
 ///
 /// As [`forward`](super::forward).
 pub fn backward(
     attention: Attention<'_>,
-    qkv: &[f32],
+    inputs: Inputs<'_>,
     statistics: &[f32],
     grad_context: &[f32],
-    grad_qkv: &mut [f32],
+    gradients: Gradients<'_>,
 ) {
-    let states = [qkv.len() / 3, grad_context.len(), grad_qkv.len() / 3];
-    attention.check(&states, qkv.len(), statistics.len());
-    assert_eq!(qkv.len(), grad_qkv.len(), "attention needs a gradient per query, key and value");
+    let Gradients { queries, keys_values } = gradients;
+    attention.check(inputs, &[grad_context.len(), queries.len()], statistics.len());
+    let (expected, got) = (inputs.keys_values.len(), keys_values.len());
+    assert_eq!(got, expected, "attention needs a gradient per key and value");
     let jobs = attention.jobs();
-    let inputs = Inputs { attention, qkv, grad_context };
+    let pass = Pass { attention, inputs, grad_context };
     let (statistics, _) = statistics.as_chunks::<2>();
-    let work: Vec<_> = attention.windows_of::<3>(&jobs, grad_qkv).enumerate().collect();
-    for_each(work, |(i, grads)| {
+    let queries = attention.windows_of::<1>(&jobs, |job| job.num_queries, queries);
+    let keys_values = attention.windows_of::<2>(&jobs, |job| job.num_tokens, keys_values);
+    let work: Vec<_> = queries.zip(keys_values).enumerate().collect();
+    for_each(work, |(i, ([queries], [keys, values]))| {
         let job = jobs[i];
-        let first = job.first_token * attention.num_heads + job.head_idx * job.num_tokens;
-        let statistics = &statistics[first..first + job.num_tokens];
+        let first = job.first_query * attention.num_heads + job.head_idx * job.num_queries;
+        let statistics = &statistics[first..first + job.num_queries];
         with_scratch(attention.precision, |scratch| {
-            inputs.backward_job(&jobs[i..], statistics, grads, scratch)
+            pass.backward_job(&jobs[i..], statistics, [queries, keys, values], scratch)
         });
     });
 }
 
 #[derive(Clone, Copy)]
-struct Inputs<'a> {
+struct Pass<'a> {
     attention: Attention<'a>,
-    qkv: &'a [f32],
+    inputs: Inputs<'a>,
     grad_context: &'a [f32],
 }
 
-impl Inputs<'_> {
+impl Pass<'_> {
     /// Does the first of `jobs`, of which the second comes next.
     fn backward_job(
         &self,
@@ -63,17 +74,24 @@ impl Inputs<'_> {
         scratch: &mut Scratch,
     ) {
         let (attention, job, num_tokens) = (&self.attention, jobs[0], jobs[0].num_tokens);
+        if job.num_queries == 0 {
+            for token in 0..num_tokens {
+                grad_keys.row(token).fill(0.0);
+                grad_values.row(token).fill(0.0);
+            }
+            return;
+        }
         let Scratch { left, keys_turned, keys, values, block, probs, grads, factors, .. } = scratch;
-        let all_keys = attention.part(job, self.qkv, 1, 0, num_tokens);
+        let all_keys = attention.part(job, self.inputs.keys_values, 0);
         keys_turned.pack_here(all_keys.transposed());
         keys.pack_here(all_keys);
-        values.pack_here(attention.part(job, self.qkv, 2, 0, num_tokens).transposed());
+        values.pack_here(attention.part(job, self.inputs.keys_values, 1).transposed());
         factors.begin(num_tokens);
         let block_len = attention.block_len(job);
         for (block_idx, statistics) in statistics.chunks(block_len).enumerate() {
             let (from, len) = (block_idx * block_len, statistics.len());
             let continues = block_idx > 0;
-            let queries = attention.part(job, self.qkv, 0, from, len);
+            let queries = attention.head(job, self.inputs.queries, from, len);
             let grad_context = attention.head(job, self.grad_context, from, len);
             let mut probs = probs.of_shape(len, num_tokens, f32::NEG_INFINITY);
             let scores = Region::whole(probs.window(), false);
@@ -119,7 +137,7 @@ impl Inputs<'_> {
                     }
                 },
             );
-            attention.fetch(jobs.get(1), from + i, self.qkv, &[self.grad_context]);
+            attention.fetch(jobs, from + i, self.inputs, &[self.grad_context]);
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Owns the order of the kernels and what forward keeps. Method: post-LN as in
 //! [BERT](https://arxiv.org/abs/1810.04805); every matrix product runs on packed operands, everything between two
-//! products in as few passes over memory as there are sums to wait for.
+//! products in as few passes over memory as there are sums to wait for. A layer that is the last one computes the output of
+//! those tokens only that are read: of the others it takes keys and values.
 
 mod backward;
 mod forward;
@@ -16,8 +17,8 @@ use bert_kernels::{
     slices::fit,
 };
 
-use super::{Activation, parameters::Norm};
-use crate::rows::TokenRows;
+use super::{Activation, gather, parameters::Norm};
+use crate::rows::{ReadTokens, TokenRows};
 
 pub(crate) use vectors::LayerVectors;
 
@@ -46,6 +47,8 @@ pub(crate) struct LayerPass<'a> {
     pub(crate) vectors: &'a LayerVectors,
     pub(crate) weights: LayerWeights<'a>,
     pub(crate) rows: &'a TokenRows,
+    /// The tokens that ask, and whose output there is; all if there is nothing.
+    pub(crate) read: Option<&'a ReadTokens>,
     pub(crate) dropout: LayerDropout,
 }
 
@@ -62,16 +65,18 @@ pub(crate) struct LayerWeights<'a> {
 /// What forward leaves for backward; its buffers are used again.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SavedLayer {
-    /// `[num_tokens, 3, hidden]` queries, keys and values.
-    qkv: Vec<f32>,
+    /// `[num_read, hidden]`
+    queries: Vec<f32>,
+    /// `[num_tokens, 2, hidden]`
+    keys_values: Vec<f32>,
     /// Two numbers per query and head.
     softmax: Vec<f32>,
-    /// `[num_tokens, hidden]`
+    /// `[num_read, hidden]`
     context: Vec<f32>,
     attention_norm: SavedNorm,
-    /// `[num_tokens, hidden]` output of the first half.
+    /// `[num_read, hidden]` output of the first half.
     attended: Vec<f32>,
-    /// `[num_tokens, intermediate]` before the activation; backward computes again what comes after it, and leaves the derivative
+    /// `[num_read, intermediate]` before the activation; backward computes again what comes after it, and leaves the derivative
     /// here.
     before: Vec<f32>,
     output_norm: SavedNorm,
@@ -80,7 +85,7 @@ pub(crate) struct SavedLayer {
 /// What a LayerNorm normalised, and the statistics of its rows.
 #[derive(Clone, Debug, Default)]
 struct SavedNorm {
-    /// `[num_tokens, hidden]`
+    /// `[num_read, hidden]`
     sum: Vec<f32>,
     mean: Vec<f32>,
     rstd: Vec<f32>,
@@ -92,13 +97,17 @@ pub(crate) struct LayerWorkspace {
     precision: Precision,
     left: LeftScratch,
     right: PackedB,
-    /// Gradients: of the output of the first half, of what a residual was added to, of the context, of queries, keys
+    /// `[num_read, hidden]` the input of the tokens that ask, where these are not all, and its gradient.
+    asking: Vec<f32>,
+    grad_asking: Vec<f32>,
+    /// Gradients: of the output of the first half, of what a residual was added to, of the context, of queries, of keys
     /// and values.
     grad_attended: Vec<f32>,
     grad_branch: Vec<f32>,
     grad_context: Vec<f32>,
-    grad_qkv: Vec<f32>,
-    /// `[num_tokens, intermediate]` what comes out of the activation, and later its gradient.
+    grad_queries: Vec<f32>,
+    grad_keys_values: Vec<f32>,
+    /// `[num_read, intermediate]` what comes out of the activation, and later its gradient.
     inner: Vec<f32>,
     spare: Vec<SavedLayer>,
 }
@@ -124,10 +133,25 @@ impl LayerShape {
 }
 
 impl<'a> LayerPass<'a> {
+    /// The tokens whose output there is.
+    fn asking_rows(&self) -> &'a TokenRows {
+        self.read.map_or(self.rows, |read| &read.rows)
+    }
+
+    /// Their input: where it lies, or collected.
+    fn asking<'m>(&self, input: &'m [f32], collected: &'m mut Vec<f32>) -> &'m [f32] {
+        let Some(read) = self.read else { return input };
+        gather(input, &read.tokens, self.shape.hidden, collected);
+        collected
+    }
+
     fn attention(&self, precision: Precision) -> Attention<'a> {
         let LayerShape { hidden, num_heads, .. } = self.shape;
+        let asking = self.asking_rows();
         Attention {
             offsets: &self.rows.offsets,
+            query_offsets: &asking.offsets,
+            query_places: &asking.places,
             num_heads,
             head_size: hidden / num_heads,
             padded_len: self.rows.row_len,
@@ -147,17 +171,17 @@ impl<'a> LayerPass<'a> {
     }
 
     fn norm(&self, dropout: Option<Dropout>, bias: &'a [f32], norm: &'a Norm) -> ResidualNorm<'a> {
-        let (eps, places) = (self.shape.layer_norm_eps, &self.rows.places[..]);
+        let (eps, places) = (self.shape.layer_norm_eps, &self.asking_rows().places[..]);
         ResidualNorm { bias, gamma: &norm.gamma, beta: &norm.beta, eps, dropout, places }
     }
 }
 
 impl SavedNorm {
     /// Makes room, and lends that of the sum.
-    fn fit(&mut self, num_tokens: usize, hidden: usize) -> &mut [f32] {
-        fit(&mut self.mean, num_tokens);
-        fit(&mut self.rstd, num_tokens);
-        fit(&mut self.sum, num_tokens * hidden)
+    fn fit(&mut self, num_read: usize, hidden: usize) -> &mut [f32] {
+        fit(&mut self.mean, num_read);
+        fit(&mut self.rstd, num_read);
+        fit(&mut self.sum, num_read * hidden)
     }
 }
 
@@ -167,10 +191,13 @@ impl LayerWorkspace {
             precision,
             left: LeftScratch::new(precision),
             right: PackedB::new(precision),
+            asking: Vec::new(),
+            grad_asking: Vec::new(),
             grad_attended: Vec::new(),
             grad_branch: Vec::new(),
             grad_context: Vec::new(),
-            grad_qkv: Vec::new(),
+            grad_queries: Vec::new(),
+            grad_keys_values: Vec::new(),
             inner: Vec::new(),
             spare: Vec::new(),
         }

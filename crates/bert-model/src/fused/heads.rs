@@ -149,22 +149,6 @@ fn parameter_lens(hidden: usize, vocab_size: usize) -> [usize; 9] {
     [hidden * hidden, hidden, vocab_size, hidden * hidden, hidden, hidden, hidden, 2 * hidden, 2]
 }
 
-/// Collects some states, one below the other.
-fn gather(states: &[f32], tokens: &[usize], hidden: usize, out: &mut Vec<f32>) {
-    out.clear();
-    for &token in tokens {
-        out.extend_from_slice(&states[token * hidden..(token + 1) * hidden]);
-    }
-}
-
-/// Adds gradients of collected states to those of all.
-fn scatter_add(gradients: &[f32], tokens: &[usize], hidden: usize, out: &mut [f32]) {
-    for (gradient, &token) in gradients.chunks_exact(hidden).zip(tokens) {
-        let out = &mut out[token * hidden..(token + 1) * hidden];
-        out.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += value);
-    }
-}
-
 /// A matrix with rows of `num_cols` values.
 fn rows(values: &[f32], num_cols: usize) -> Matrix<'_> {
     Matrix::new(values, values.len() / num_cols, num_cols)

@@ -2,14 +2,17 @@
 
 use std::sync::{Arc, Mutex};
 
-use burn::backend::{
-    Backend, TensorMetadata,
-    autodiff::{
-        checkpoint::base::Checkpointer,
-        grads::Gradients,
-        ops::{Backward, Ops},
+use burn::{
+    backend::{
+        Backend, TensorMetadata,
+        autodiff::{
+            checkpoint::base::Checkpointer,
+            grads::Gradients,
+            ops::{Backward, Ops},
+        },
+        tensor::FloatTensor,
     },
-    tensor::FloatTensor,
+    tensor::Shape,
 };
 
 use super::{
@@ -18,7 +21,7 @@ use super::{
 };
 use crate::{
     fused::{LayerDropout, LayerPass, LayerShape, LayerVectors, LayerWeights, LayerWorkspace, SavedLayer},
-    rows::TokenRows,
+    rows::BatchTokens,
 };
 
 /// One application of a layer.
@@ -26,7 +29,7 @@ use crate::{
 pub(crate) struct LayerCall {
     pub(crate) shape: LayerShape,
     pub(crate) vectors: Arc<LayerVectors>,
-    pub(crate) rows: Arc<TokenRows>,
+    pub(crate) tokens: BatchTokens,
     pub(crate) dropout: LayerDropout,
     pub(crate) workspace: Arc<Mutex<LayerWorkspace>>,
     /// Of the bucket of this layer.
@@ -43,8 +46,9 @@ impl LayerCall {
         let [query, key, value, attention_output, intermediate, output] = weights.each_ref().map(B::values);
         let qkv = [query, key, value];
         let weights = LayerWeights { qkv, attention_output, intermediate, output };
-        let Self { shape, vectors, rows, dropout, .. } = self;
-        LayerPass { shape: *shape, vectors, weights, rows, dropout: *dropout }
+        let Self { shape, vectors, tokens, dropout, .. } = self;
+        let BatchTokens { rows, read } = tokens;
+        LayerPass { shape: *shape, vectors, weights, rows, read: read.as_deref(), dropout: *dropout }
     }
 }
 
@@ -52,18 +56,20 @@ impl LayerCall {
 ///
 /// # Shapes
 ///
-/// - input, output: `[num_tokens, hidden]`
+/// - input: `[num_tokens, hidden]`
+/// - output: `[num_read, hidden]`
 pub(super) fn forward<B: Raw>(
     input: &FloatTensor<B>,
     weights: &Weights<B>,
     call: &LayerCall,
 ) -> (FloatTensor<B>, SavedLayer) {
     let values = B::values(input);
-    let mut output = vec![0.0; values.len()];
+    let shape = [call.tokens.last().num_tokens(), call.shape.hidden];
+    let mut output = vec![0.0; shape[0] * shape[1]];
     let mut workspace = lock(&call.workspace);
     let mut saved = workspace.take_saved();
     call.pass::<B>(weights).forward(values, &mut output, &mut saved, &mut workspace);
-    (B::from_values(output, input.shape()), saved)
+    (B::from_values(output, Shape::from(shape)), saved)
 }
 
 /// The weights, `[out, in]`: query, key, value, output projection, both maps of the

@@ -1,7 +1,7 @@
 //! The forms of a stage against each other: fused and composed, f32 and bf16, backend and backend, company and none.
 
 use super::{
-    tests::{bits, model, spread_out, train, without_dropout},
+    tests::{bits, dropout_key, model, spread_out, train, without_dropout},
     *,
 };
 use crate::{
@@ -149,5 +149,27 @@ fn company_changes_no_bit_of_a_row() {
             let len = batch.row_len * config.hidden_size;
             assert!(alone[..] == together[row * len..(row + 1) * len], "row {row}");
         }
+    }
+}
+
+/// The last layer computes the tokens that are read as it would among all.
+#[test]
+fn tokens_that_nobody_reads_change_no_bit_of_the_others() {
+    let config =
+        ModelConfig { hidden_size: 64, num_attention_heads: 2, intermediate_size: 160, ..tiny_config() };
+    let batch = OwnedBatch::tiny();
+    let (batch, flex) = (batch.borrow(), Compute::from(BackendKind::Flex));
+    let bf16 = Compute { precision: Precision::Bf16, ..flex };
+    for compute in [flex, bf16, Compute { form: StageForm::Composed, ..flex }] {
+        let model = spread_out(&config, compute);
+        let last_states = |tokens: &BatchTokens| {
+            let (_, states) = model.stages.forward(&batch, tokens, dropout_key(), |_, _| {});
+            raw::with_values(states, <[f32]>::to_vec)
+        };
+        let tokens = tokens_of_heads(&batch);
+        let all = last_states(&BatchTokens::all(batch.lengths, batch.row_len));
+        let read = tokens.read.as_ref().unwrap();
+        let expected = read.tokens.iter().flat_map(|token| &all[token * 64..(token + 1) * 64]);
+        assert!(last_states(&tokens).iter().eq(expected), "{compute:?}");
     }
 }

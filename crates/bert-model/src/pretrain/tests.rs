@@ -58,7 +58,7 @@ pub(super) fn without_dropout() -> ModelConfig {
     ModelConfig { hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0, ..tiny_config() }
 }
 
-fn dropout_key() -> Key {
+pub(super) fn dropout_key() -> Key {
     Key::new(9, Purpose::Dropout).with(3).with(1)
 }
 

@@ -1,14 +1,17 @@
 //! The backward pass.
 
 use bert_kernels::{
-    attention,
+    attention::{self, Inputs},
     gemm::{self, Matrix},
     residual::{self, Gradients, Saved},
     slices::{self, fit},
 };
 
 use super::{LayerPass, LayerWorkspace, SavedLayer, SavedNorm};
-use crate::fused::{activation::multiply_backward, split_mut};
+use crate::{
+    fused::{activation::multiply_backward, scatter_add, split_mut},
+    rows::TokenRows,
+};
 
 impl LayerPass<'_> {
     /// Writes the gradient of the input into `grad_input` and those of the parameters into `bucket`, in layout order. What was
@@ -16,7 +19,8 @@ impl LayerPass<'_> {
     ///
     /// # Shapes
     ///
-    /// - input, grad_output, grad_input: `[num_tokens, hidden]`
+    /// - input, grad_input: `[num_tokens, hidden]`
+    /// - grad_output: `[num_read, hidden]`
     pub(crate) fn backward(
         self,
         input: &[f32],
@@ -43,7 +47,8 @@ impl LayerPass<'_> {
         workspace: &mut LayerWorkspace,
     ) {
         let shape = self.shape;
-        let (num_tokens, hidden, num_inner) = (self.rows.num_tokens(), shape.hidden, shape.intermediate);
+        let (num_read, hidden, num_inner) =
+            (self.asking_rows().num_tokens(), shape.hidden, shape.intermediate);
         let [inner_weight, inner_bias, weight, bias, gamma, beta] =
             split_mut(bucket, shape.feed_forward_lens());
         let LayerWorkspace { left, right, grad_branch, inner, .. } = workspace;
@@ -60,11 +65,11 @@ impl LayerPass<'_> {
             gradients,
         );
 
-        let grad_branch = Matrix::new(grad_branch, num_tokens, hidden);
+        let grad_branch = Matrix::new(grad_branch, num_read, hidden);
         let operand = left.operand(grad_branch.transposed());
-        let inner = fit(inner, num_tokens * num_inner);
+        let inner = fit(inner, num_read * num_inner);
         shape.activation.forward_with_derivative(&mut saved.before, inner);
-        right.pack(Matrix::new(inner, num_tokens, num_inner));
+        right.pack(Matrix::new(inner, num_read, num_inner));
         gemm::multiply(operand, right, weight);
         let operand = left.operand(grad_branch);
         let grad_inner = inner; // it is packed
@@ -72,9 +77,9 @@ impl LayerPass<'_> {
         multiply_backward(operand, right, &saved.before, grad_inner);
 
         slices::sum_columns(grad_inner, inner_bias);
-        let grad_inner = Matrix::new(grad_inner, num_tokens, num_inner);
+        let grad_inner = Matrix::new(grad_inner, num_read, num_inner);
         let operand = left.operand(grad_inner.transposed());
-        right.pack(Matrix::new(&saved.attended, num_tokens, hidden));
+        right.pack(Matrix::new(&saved.attended, num_read, hidden));
         gemm::multiply(operand, right, inner_weight);
         let operand = left.operand(grad_inner);
         right.pack(Matrix::new(self.weights.intermediate, num_inner, hidden));
@@ -90,59 +95,121 @@ impl LayerPass<'_> {
         bucket: &mut [f32],
         workspace: &mut LayerWorkspace,
     ) {
-        let shape = self.shape;
-        let (num_tokens, hidden) = (self.rows.num_tokens(), shape.hidden);
         let [query, query_bias, key, key_bias, value, value_bias, weight, bias, gamma, beta] =
-            split_mut(bucket, shape.attention_lens());
-        let LayerWorkspace { precision, left, right, grad_branch, grad_context, grad_qkv, .. } = workspace;
+            split_mut(bucket, self.shape.attention_lens());
+        let norm = Gradients { bias, gamma, beta };
+        let mut grad_asking = std::mem::take(&mut workspace.grad_asking);
+        let grad_read = match self.read {
+            Some(_) => fit(&mut grad_asking, grad_attended.len()),
+            None => &mut *grad_input,
+        };
+        self.context_backward(saved, grad_attended, grad_read, (weight, norm), workspace);
+        self.maps_backward(input, [query, key, value], [query_bias, key_bias, value_bias], workspace);
+        self.add_by_queries(grad_read, workspace);
+        if let Some(read) = self.read {
+            grad_input.fill(0.0);
+            scatter_add(&grad_asking, &read.tokens, self.shape.hidden, grad_input);
+        }
+        workspace.grad_asking = grad_asking;
+        self.add_by_keys_values(grad_input, workspace);
+    }
+
+    /// From the output of the first half to queries, keys and values.
+    fn context_backward(
+        self,
+        saved: &SavedLayer,
+        grad_attended: &[f32],
+        grad_residual: &mut [f32],
+        (grad_weight, norm): (&mut [f32], Gradients<'_>),
+        workspace: &mut LayerWorkspace,
+    ) {
+        let hidden = self.shape.hidden;
+        let [num_tokens, num_read] = [self.rows, self.asking_rows()].map(TokenRows::num_tokens);
+        let LayerWorkspace { precision, left, right, grad_branch, grad_context, .. } = workspace;
 
         let grad_branch = fit(grad_branch, grad_attended.len());
-        let gradients = Gradients { bias, gamma, beta };
         let saved_norm = saved.attention_norm.lend();
         residual::backward(
             self.attention_norm(),
             saved_norm,
             grad_attended,
-            grad_input,
+            grad_residual,
             grad_branch,
-            gradients,
+            norm,
         );
 
-        let grad_branch = Matrix::new(grad_branch, num_tokens, hidden);
+        let grad_branch = Matrix::new(grad_branch, num_read, hidden);
         let operand = left.operand(grad_branch.transposed());
-        right.pack(Matrix::new(&saved.context, num_tokens, hidden));
-        gemm::multiply(operand, right, weight);
+        right.pack(Matrix::new(&saved.context, num_read, hidden));
+        gemm::multiply(operand, right, grad_weight);
         let operand = left.operand(grad_branch);
-        let grad_context = fit(grad_context, num_tokens * hidden);
+        let grad_context = fit(grad_context, num_read * hidden);
         right.pack(Matrix::new(self.weights.attention_output, hidden, hidden));
         gemm::multiply(operand, right, grad_context);
 
-        let grad_qkv = fit(grad_qkv, 3 * num_tokens * hidden);
-        let SavedLayer { qkv: states, softmax, .. } = saved;
-        attention::backward(self.attention(*precision), states, softmax, grad_context, grad_qkv);
-        let parts = [0, 1, 2].map(|part| {
-            let part = &grad_qkv[part * hidden..];
-            Matrix::strided(part, num_tokens, hidden, 3 * hidden)
-        });
-        right.pack(Matrix::new(input, num_tokens, hidden));
-        for (part, weight) in parts.into_iter().zip([query, key, value]) {
-            let operand = left.operand(part.transposed());
-            gemm::multiply(operand, right, weight);
+        let SavedLayer { queries, keys_values, softmax, .. } = saved;
+        let gradients = attention::Gradients {
+            queries: fit(&mut workspace.grad_queries, num_read * hidden),
+            keys_values: fit(&mut workspace.grad_keys_values, 2 * num_tokens * hidden),
+        };
+        let inputs = Inputs { queries, keys_values };
+        attention::backward(self.attention(*precision), inputs, softmax, grad_context, gradients);
+    }
+
+    /// Writes the gradients of the maps to queries, keys and values.
+    fn maps_backward(
+        self,
+        input: &[f32],
+        [query, key, value]: [&mut [f32]; 3],
+        [query_bias, key_bias, value_bias]: [&mut [f32]; 3],
+        workspace: &mut LayerWorkspace,
+    ) {
+        let hidden = self.shape.hidden;
+        let [num_tokens, num_read] = [self.rows, self.asking_rows()].map(TokenRows::num_tokens);
+        let LayerWorkspace { left, right, asking, grad_queries, grad_keys_values, .. } = workspace;
+        right.pack(Matrix::new(self.asking(input, asking), num_read, hidden));
+        let queries = Matrix::new(grad_queries, num_read, hidden);
+        gemm::multiply(left.operand(queries.transposed()), right, query);
+        if self.read.is_some() {
+            right.pack(Matrix::new(input, num_tokens, hidden));
         }
-        for (part, weight) in parts.into_iter().zip(self.weights.qkv) {
-            let operand = left.operand(part);
+        for (part, weight) in parts(grad_keys_values, hidden).into_iter().zip([key, value]) {
+            gemm::multiply(left.operand(part.transposed()), right, weight);
+        }
+        slices::sum_columns(grad_queries, query_bias);
+        sum_parts(grad_keys_values, [key_bias, value_bias]);
+    }
+
+    /// Adds what comes by way of the queries to the gradient of the input of the tokens that ask.
+    fn add_by_queries(self, grad_read: &mut [f32], workspace: &mut LayerWorkspace) {
+        let (num_read, hidden) = (self.asking_rows().num_tokens(), self.shape.hidden);
+        let LayerWorkspace { left, right, grad_queries, .. } = workspace;
+        right.pack(Matrix::new(self.weights.qkv[0], hidden, hidden));
+        gemm::multiply_add(left.operand(Matrix::new(grad_queries, num_read, hidden)), right, grad_read);
+    }
+
+    /// Adds what comes by way of keys and values to the gradient of the input of all tokens.
+    fn add_by_keys_values(self, grad_input: &mut [f32], workspace: &mut LayerWorkspace) {
+        let hidden = self.shape.hidden;
+        let LayerWorkspace { left, right, grad_keys_values, .. } = workspace;
+        for (part, weight) in parts(grad_keys_values, hidden).into_iter().zip(&self.weights.qkv[1..]) {
             right.pack(Matrix::new(weight, hidden, hidden));
-            gemm::multiply_add(operand, right, grad_input);
+            gemm::multiply_add(left.operand(part), right, grad_input);
         }
-        sum_parts(grad_qkv, [query_bias, key_bias, value_bias]);
     }
 }
 
-/// Sums over the rows of queries, keys and values side by side.
-fn sum_parts(grad_qkv: &[f32], biases: [&mut [f32]; 3]) {
+/// Those of the keys and those of the values.
+fn parts(keys_values: &[f32], hidden: usize) -> [Matrix<'_>; 2] {
+    let num_tokens = keys_values.len() / (2 * hidden);
+    [0, 1].map(|part| Matrix::strided(&keys_values[part * hidden..], num_tokens, hidden, 2 * hidden))
+}
+
+/// Sums over the rows of keys and values side by side.
+fn sum_parts(grad_keys_values: &[f32], biases: [&mut [f32]; 2]) {
     let hidden = biases[0].len();
-    let mut sums = vec![0.0; 3 * hidden];
-    slices::sum_columns(grad_qkv, &mut sums);
+    let mut sums = vec![0.0; 2 * hidden];
+    slices::sum_columns(grad_keys_values, &mut sums);
     for (bias, sums) in biases.into_iter().zip(sums.chunks_exact(hidden)) {
         bias.copy_from_slice(sums);
     }

@@ -1,20 +1,22 @@
 //! The forward pass.
 
 use bert_kernels::{
-    attention,
+    attention::{self, Inputs},
     gemm::{self, Matrix},
     residual::{self, ResidualNorm},
     slices::fit,
 };
 
 use super::{LayerPass, LayerShape, LayerWorkspace, SavedLayer, SavedNorm};
+use crate::rows::TokenRows;
 
 impl LayerPass<'_> {
     /// Applies the layer, and keeps in `saved` what [`LayerPass::backward`] needs besides the input.
     ///
     /// # Shapes
     ///
-    /// - input, output: `[num_tokens, hidden]`
+    /// - input: `[num_tokens, hidden]`
+    /// - output: `[num_read, hidden]`
     pub(crate) fn forward(
         self,
         input: &[f32],
@@ -24,31 +26,51 @@ impl LayerPass<'_> {
     ) {
         let Self { shape, vectors, weights, .. } = self;
         let LayerShape { hidden, intermediate, activation, .. } = shape;
-        let num_tokens = self.rows.num_tokens();
-        let LayerWorkspace { precision, left, right, inner, .. } = workspace;
-        let SavedLayer { qkv, softmax, context, attention_norm, attended, before, output_norm } = saved;
+        let num_read = self.asking_rows().num_tokens();
+        self.attend(input, saved, workspace);
+        let LayerWorkspace { left, right, inner, asking, .. } = workspace;
+        let SavedLayer { context, attention_norm, attended, before, output_norm, .. } = saved;
 
-        let operand = left.operand(Matrix::new(input, num_tokens, hidden));
-        right.pack_maps(&weights.qkv, hidden, hidden);
-        gemm::multiply_bias(operand, right, &vectors.qkv_bias, fit(qkv, 3 * num_tokens * hidden));
-        let context = fit(context, num_tokens * hidden);
-        let softmax = fit(softmax, num_tokens * shape.num_heads * 2);
-        attention::forward(self.attention(*precision), qkv, context, softmax);
-
-        let operand = left.operand(Matrix::new(context, num_tokens, hidden));
+        let operand = left.operand(Matrix::new(context, num_read, hidden));
         right.pack_maps(&[weights.attention_output], hidden, hidden);
-        gemm::multiply(operand, right, attention_norm.fit(num_tokens, hidden));
-        attention_norm.forward(self.attention_norm(), input, fit(attended, num_tokens * hidden));
+        gemm::multiply(operand, right, attention_norm.fit(num_read, hidden));
+        let residual = if self.read.is_some() { &asking[..] } else { input };
+        attention_norm.forward(self.attention_norm(), residual, fit(attended, num_read * hidden));
 
-        let operand = left.operand(Matrix::new(attended, num_tokens, hidden));
-        let (before, inner) = (fit(before, num_tokens * intermediate), fit(inner, num_tokens * intermediate));
+        let operand = left.operand(Matrix::new(attended, num_read, hidden));
+        let (before, inner) = (fit(before, num_read * intermediate), fit(inner, num_read * intermediate));
         right.pack_maps(&[weights.intermediate], intermediate, hidden);
         activation.multiply(operand, right, &vectors.intermediate_bias, before, inner);
 
-        let operand = left.operand(Matrix::new(inner, num_tokens, intermediate));
+        let operand = left.operand(Matrix::new(inner, num_read, intermediate));
         right.pack_maps(&[weights.output], hidden, intermediate);
-        gemm::multiply(operand, right, output_norm.fit(num_tokens, hidden));
+        gemm::multiply(operand, right, output_norm.fit(num_read, hidden));
         output_norm.forward(self.output_norm(), attended, output);
+    }
+
+    /// Computes the context of the tokens that ask; leaves their input in the workspace if they are not all.
+    fn attend(self, input: &[f32], saved: &mut SavedLayer, workspace: &mut LayerWorkspace) {
+        let (hidden, [query, key, value]) = (self.shape.hidden, self.weights.qkv);
+        let [num_tokens, num_read] = [self.rows, self.asking_rows()].map(TokenRows::num_tokens);
+        let LayerWorkspace { precision, left, right, asking, .. } = workspace;
+        let SavedLayer { queries, keys_values, softmax, context, .. } = saved;
+
+        let asking = self.asking(input, asking);
+        let mut operand = left.operand(Matrix::new(asking, num_read, hidden));
+        right.pack_maps(&[query], hidden, hidden);
+        let queries = fit(queries, num_read * hidden);
+        gemm::multiply_bias(operand, right, &self.vectors.query_bias, queries);
+        if self.read.is_some() {
+            operand = left.operand(Matrix::new(input, num_tokens, hidden));
+        }
+        right.pack_maps(&[key, value], hidden, hidden);
+        let keys_values = fit(keys_values, 2 * num_tokens * hidden);
+        gemm::multiply_bias(operand, right, &self.vectors.key_value_bias, keys_values);
+
+        let inputs = Inputs { queries, keys_values };
+        let context = fit(context, num_read * hidden);
+        let softmax = fit(softmax, num_read * self.shape.num_heads * 2);
+        attention::forward(self.attention(*precision), inputs, context, softmax);
     }
 }
 

@@ -9,8 +9,9 @@ use crate::fused::{
 /// Biases, scales and shifts, copied from the bucket at each update. Matrices are read where they lie.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LayerVectors {
-    /// Of query, key and value: `[3 * hidden]`.
-    pub(super) qkv_bias: Vec<f32>,
+    pub(super) query_bias: Vec<f32>,
+    /// Of key and value: `[2 * hidden]`.
+    pub(super) key_value_bias: Vec<f32>,
     pub(super) attention_output_bias: Vec<f32>,
     pub(super) attention_norm: Norm,
     pub(super) intermediate_bias: Vec<f32>,
@@ -28,8 +29,9 @@ impl LayerVectors {
         let [attention, feed_forward] = split(bucket, shape.half_lens());
         let [_, query_bias, _, key_bias, _, value_bias, _, bias, gamma, beta] =
             split(attention, shape.attention_lens());
-        self.qkv_bias.clear();
-        [query_bias, key_bias, value_bias].iter().for_each(|bias| self.qkv_bias.extend_from_slice(bias));
+        copy(&mut self.query_bias, query_bias);
+        copy(&mut self.key_value_bias, key_bias);
+        self.key_value_bias.extend_from_slice(value_bias);
         copy(&mut self.attention_output_bias, bias);
         self.attention_norm.copy(gamma, beta);
         let [_, inner_bias, _, bias, gamma, beta] = split(feed_forward, shape.feed_forward_lens());

@@ -6,8 +6,11 @@ use bert_kernels::{
     slices::{self, fit},
 };
 
-use super::{FusedHeads, HeadsBatch, gather, rows, scatter_add};
-use crate::loss::CrossEntropy;
+use super::{FusedHeads, HeadsBatch, rows};
+use crate::{
+    fused::{gather, scatter_add},
+    loss::CrossEntropy,
+};
 
 /// Memory of the pass, `[num_masked, hidden]` but for the statistics.
 #[derive(Debug, Default)]

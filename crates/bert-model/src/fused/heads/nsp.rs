@@ -5,8 +5,11 @@ use bert_kernels::{
     slices::{self, fit},
 };
 
-use super::{FusedHeads, HeadsBatch, gather, rows, scatter_add};
-use crate::loss::{CrossEntropy, cross_entropy, cross_entropy_with_gradient};
+use super::{FusedHeads, HeadsBatch, rows};
+use crate::{
+    fused::{gather, scatter_add},
+    loss::{CrossEntropy, cross_entropy, cross_entropy_with_gradient},
+};
 
 /// Memory of the pass, `[num_rows, hidden]` but for the logits, `[num_rows, 2]`.
 #[derive(Debug)]
