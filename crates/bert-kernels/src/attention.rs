@@ -282,7 +282,7 @@ impl<'a> Attention<'a> {
 }
 
 fn for_each<T: Send>(work: Vec<T>, job: impl Fn(T) + Send + Sync) {
-    work.into_par_iter().with_max_len(1).over_threads().for_each(job);
+    work.into_par_iter().one_by_one().for_each(job);
 }
 
 /// The same results by the plainest loops, in f64.

@@ -2,7 +2,7 @@
 //!
 //! Knows how finely work is cut, never what it is.
 
-use rayon::iter::{IndexedParallelIterator, MinLen};
+use rayon::iter::{IndexedParallelIterator, MaxLen, MinLen};
 
 /// Elements that one thread takes at a time; shorter slices are not worth waking a second thread.
 pub(crate) const PARALLEL_CHUNK_LEN: usize = 16 * 1024;
@@ -13,6 +13,12 @@ pub(crate) trait OverThreads: IndexedParallelIterator {
     /// is usually not of the pool, would have to wake it and to wait for it, hundreds of times in a training step.
     fn over_threads(self) -> MinLen<Self> {
         self.with_min_len(if is_alone() { usize::MAX } else { 1 })
+    }
+
+    /// The same for few large items: each is handed out on its own. Otherwise a thread takes several at once, and who is done
+    /// first has nothing left to take.
+    fn one_by_one(self) -> MinLen<MaxLen<Self>> {
+        self.with_max_len(1).over_threads()
     }
 }
 

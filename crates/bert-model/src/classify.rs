@@ -199,20 +199,9 @@ impl ClassifyModel {
         vec![0.0; num_rows * self.config.model.hidden_size]
     }
 
-    /// Adds the states after `state_idx` layers to the pooled rows, as far as the pooling reads them.
+    /// Adds the states after `state_idx` layers to the pooled rows.
     fn pool(&self, state_idx: usize, states: &Tensor<2>, tokens: &BatchTokens, pooled: &mut [f32]) {
-        let num_layers = self.stages.layers.len();
-        let weight = self.config.pooling.weight(state_idx, num_layers);
-        if weight != 0.0 {
-            raw::with_values(states.clone(), |states| {
-                self.config.pooling.add_pooled(
-                    tokens.at_state(state_idx, num_layers),
-                    weight,
-                    states,
-                    pooled,
-                );
-            });
-        }
+        self.stages.add_pooled(self.config.pooling, tokens, (state_idx, states), pooled);
     }
 
     /// Adds to the gradient of the states after `state_idx` layers what comes from the pooled rows.

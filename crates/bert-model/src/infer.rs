@@ -2,7 +2,9 @@
 //!
 //! No dropout, no gradients, no labels. Rows may be padded; zeros stand at padded positions of the results.
 
-use crate::{PretrainModel, TokenBatch, error::ModelError, ops::raw, rows::BatchTokens};
+use burn::Tensor;
+
+use crate::{PretrainModel, TokenBatch, error::ModelError, ops::raw, pooling::Pooling, rows::BatchTokens};
 
 impl PretrainModel {
     /// Computes the states after the embeddings and after every layer, as `output_hidden_states` does.
@@ -36,7 +38,7 @@ impl PretrainModel {
     ///
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn pooled(&self, tokens: &TokenBatch<'_>) -> Result<Vec<f32>, ModelError> {
-        let (tokens, states) = self.encode_firsts(&tokens.validated(self.config())?);
+        let (tokens, states) = self.encode_firsts(tokens)?;
         Ok(self.pool(states, tokens.last()))
     }
 
@@ -50,8 +52,16 @@ impl PretrainModel {
     ///
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn nsp_logits(&self, tokens: &TokenBatch<'_>) -> Result<Vec<f32>, ModelError> {
-        let (tokens, states) = self.encode_firsts(&tokens.validated(self.config())?);
+        let (tokens, states) = self.encode_firsts(tokens)?;
         Ok(self.relate(states, tokens.last()))
+    }
+
+    /// The last states that the pooler reads: those of the first tokens of rows.
+    fn encode_firsts(&self, tokens: &TokenBatch<'_>) -> Result<(BatchTokens, Tensor<2>), ModelError> {
+        let batch = tokens.validated(self.config())?;
+        let tokens = Pooling::Pooler.tokens(batch.lengths, batch.row_len);
+        let states = self.stages.encode(&batch, &tokens, |_, _| {});
+        Ok((tokens, states))
     }
 }
 

@@ -176,9 +176,7 @@ impl PretrainModel {
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn evaluate(&self, batch: &PretrainBatch<'_>) -> Result<BatchLosses, ModelError> {
         batch.validate(&self.config)?;
-        let tokens = tokens_of_heads(batch);
-        let states = self.stages.encode(batch, &tokens, |_, _| {});
-        let heads_batch = heads_batch(batch, tokens.last());
+        let (heads_batch, states) = self.encode_for_heads(batch);
         if let Some(fused) = &self.fused {
             return Ok(self.with_word_table(states, |states, table| {
                 fused.lock().evaluate(states, table, &heads_batch)
@@ -204,9 +202,7 @@ impl PretrainModel {
     /// [`ModelError::Batch`] if the batch does not fit the model.
     pub fn masked_logits(&self, batch: &PretrainBatch<'_>) -> Result<Vec<f32>, ModelError> {
         batch.validate(&self.config)?;
-        let tokens = tokens_of_heads(batch);
-        let states = self.stages.encode(batch, &tokens, |_, _| {});
-        let heads_batch = heads_batch(batch, tokens.last());
+        let (heads_batch, states) = self.encode_for_heads(batch);
         if let Some(fused) = &self.fused {
             return Ok(self.with_word_table(states, |states, table| {
                 fused.lock().masked_logits(states, table, &heads_batch)
@@ -243,12 +239,11 @@ impl PretrainModel {
         raw::with_values(heads.relate(heads.pool(states, rows.firsts())), <[f32]>::to_vec)
     }
 
-    /// The last states of the first tokens of rows, without dropout: `[num_rows, hidden]`, if not all tokens are first ones.
-    pub(crate) fn encode_firsts(&self, batch: &PretrainBatch<'_>) -> (BatchTokens, Tensor<2>) {
-        let firsts = first_positions(batch.num_rows, batch.row_len).collect();
-        let tokens = BatchTokens::reading(batch.lengths, batch.row_len, firsts);
+    /// What the heads look at, and the last states that they read, without dropout: `[num_read, hidden]`.
+    fn encode_for_heads(&self, batch: &PretrainBatch<'_>) -> (HeadsBatch, Tensor<2>) {
+        let tokens = tokens_of_heads(batch);
         let states = self.stages.encode(batch, &tokens, |_, _| {});
-        (tokens, states)
+        (heads_batch(batch, tokens.last()), states)
     }
 
     /// Lends states and word table as slices.

@@ -3,7 +3,7 @@
 //! Owns running the encoder and pooling state by state, so that only one layer's states are held at a time. How
 //! states are weighed is the business of [`crate::pooling`]; no dropout, no gradients, no labels.
 
-use crate::{PretrainModel, TokenBatch, error::ModelError, ops::raw, pooling::Pooling};
+use crate::{PretrainModel, TokenBatch, error::ModelError, pooling::Pooling};
 
 impl PretrainModel {
     /// Computes one vector for each row. Padding has no part in it; `[CLS]` and `[SEP]` have, as all real tokens.
@@ -23,17 +23,10 @@ impl PretrainModel {
         pooling: Pooling,
     ) -> Result<Vec<f32>, ModelError> {
         let batch = tokens.validated(self.config())?;
-        let (hidden_size, num_layers) = (self.config().hidden_size, self.stages.layers.len());
         let tokens = pooling.tokens(batch.lengths, batch.row_len);
-        let mut pooled = vec![0.0; batch.num_rows * hidden_size];
+        let mut pooled = vec![0.0; batch.num_rows * self.config().hidden_size];
         let last = self.stages.encode(&batch, &tokens, |state_idx, state| {
-            let weight = pooling.weight(state_idx, num_layers);
-            if weight != 0.0 {
-                let rows = tokens.at_state(state_idx, num_layers);
-                raw::with_values(state.clone(), |state| {
-                    pooling.add_pooled(rows, weight, state, &mut pooled);
-                });
-            }
+            self.stages.add_pooled(pooling, &tokens, (state_idx, state), &mut pooled);
         });
         if pooling == Pooling::Pooler {
             return Ok(self.pool(last, tokens.last()));

@@ -31,6 +31,7 @@ use crate::{
         raw::{self, SharedValues},
     },
     parameters,
+    pooling::Pooling,
     rows::BatchTokens,
 };
 
@@ -239,6 +240,27 @@ impl<Last: Module> Stages<Last> {
         };
         let bucket = self.embeddings.backward(forward.embedded, root, embeddings);
         sink.bucket(self.layout.embeddings_idx(), bucket);
+    }
+
+    /// Adds the states after `state_idx` layers to the pooled rows, as far as the pooling reads them.
+    ///
+    /// # Shapes
+    ///
+    /// - states: `[num_tokens, hidden]`, or `[num_read, hidden]` after the last layer
+    /// - pooled: `[num_rows * hidden]`
+    pub(crate) fn add_pooled(
+        &self,
+        pooling: Pooling,
+        tokens: &BatchTokens,
+        (state_idx, states): (usize, &Tensor<2>),
+        pooled: &mut [f32],
+    ) {
+        let num_layers = self.layers.len();
+        let weight = pooling.weight(state_idx, num_layers);
+        if weight != 0.0 {
+            let rows = tokens.at_state(state_idx, num_layers);
+            raw::with_values(states.clone(), |states| pooling.add_pooled(rows, weight, states, pooled));
+        }
     }
 
     /// What a layer is applied to: all that is read of any layer but the last one are all tokens.

@@ -82,9 +82,8 @@ pub(super) fn run<const N: usize>(
     if a.rows == 0 || b.cols() == 0 {
         return;
     }
-    // One by one: in two halves, which is how they are split otherwise, half a product waits for the slower core.
     let regions = regions(output, a, b).into_par_iter();
-    regions.with_max_len(1).over_threads().for_each(|region| compute_then(a, b, region, finish.as_ref()));
+    regions.one_by_one().for_each(|region| compute_then(a, b, region, finish.as_ref()));
 }
 
 fn check(a: Left<'_>, b: &PackedB) {

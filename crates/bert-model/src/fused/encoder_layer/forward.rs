@@ -27,15 +27,16 @@ impl LayerPass<'_> {
         let Self { shape, vectors, weights, .. } = self;
         let LayerShape { hidden, intermediate, activation, .. } = shape;
         let num_read = self.asking_rows().num_tokens();
-        self.attend(input, saved, workspace);
-        let LayerWorkspace { left, right, inner, asking, .. } = workspace;
+        let mut collected = std::mem::take(&mut workspace.asking);
+        let asking = self.asking(input, &mut collected);
+        self.attend(input, asking, saved, workspace);
+        let LayerWorkspace { left, right, inner, .. } = workspace;
         let SavedLayer { context, attention_norm, attended, before, output_norm, .. } = saved;
 
         let operand = left.operand(Matrix::new(context, num_read, hidden));
         right.pack_maps(&[weights.attention_output], hidden, hidden);
         gemm::multiply(operand, right, attention_norm.fit(num_read, hidden));
-        let residual = if self.read.is_some() { &asking[..] } else { input };
-        attention_norm.forward(self.attention_norm(), residual, fit(attended, num_read * hidden));
+        attention_norm.forward(self.attention_norm(), asking, fit(attended, num_read * hidden));
 
         let operand = left.operand(Matrix::new(attended, num_read, hidden));
         let (before, inner) = (fit(before, num_read * intermediate), fit(inner, num_read * intermediate));
@@ -46,16 +47,16 @@ impl LayerPass<'_> {
         right.pack_maps(&[weights.output], hidden, intermediate);
         gemm::multiply(operand, right, output_norm.fit(num_read, hidden));
         output_norm.forward(self.output_norm(), attended, output);
+        workspace.asking = collected;
     }
 
-    /// Computes the context of the tokens that ask; leaves their input in the workspace if they are not all.
-    fn attend(self, input: &[f32], saved: &mut SavedLayer, workspace: &mut LayerWorkspace) {
+    /// Computes the context of the tokens that ask.
+    fn attend(self, input: &[f32], asking: &[f32], saved: &mut SavedLayer, workspace: &mut LayerWorkspace) {
         let (hidden, [query, key, value]) = (self.shape.hidden, self.weights.qkv);
         let [num_tokens, num_read] = [self.rows, self.asking_rows()].map(TokenRows::num_tokens);
-        let LayerWorkspace { precision, left, right, asking, .. } = workspace;
+        let LayerWorkspace { precision, left, right, .. } = workspace;
         let SavedLayer { queries, keys_values, softmax, context, .. } = saved;
 
-        let asking = self.asking(input, asking);
         let mut operand = left.operand(Matrix::new(asking, num_read, hidden));
         right.pack_maps(&[query], hidden, hidden);
         let queries = fit(queries, num_read * hidden);
