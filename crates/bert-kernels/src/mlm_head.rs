@@ -162,7 +162,7 @@ impl MlmHead {
         let task = Task { precision: *precision, table, bias, labels, hidden_size, hidden_turned, hidden };
         let parts = self.logits.parts(&words, labels.len());
         let answers = parts.map(|(part, logits)| words::exponentials(&task, &words, part, logits));
-        let answers: Vec<_> = answers.over_threads().collect();
+        let answers: Vec<_> = answers.one_by_one().collect();
         Losses::new(labels.len(), answers).finish(&mut self.logits, scale)
     }
 
@@ -188,7 +188,7 @@ impl MlmHead {
         let tables =
             grad_table.par_chunks_mut(part_len * hidden_size).zip(grad_bias.par_chunks_mut(part_len));
         let grads = tables.zip(self.grad_hidden.par_chunks_mut(len));
-        parts.zip(grads).over_threads().for_each(|((part, logits), ((table, bias), hidden))| {
+        parts.zip(grads).one_by_one().for_each(|((part, logits), ((table, bias), hidden))| {
             words::gradients(
                 &task,
                 &words,

@@ -102,6 +102,12 @@ fn squared_norm_in_lanes(x: &[f32]) -> f64 {
     fold(sums, |a, b| a + b)
 }
 
+/// Returns the [`squared_norm`] of each of several slices.
+#[must_use]
+pub fn squared_norms(slices: &[&[f32]]) -> Vec<f64> {
+    slices.par_iter().over_threads().map(|values| squared_norm(values)).collect()
+}
+
 /// Returns whether no element is infinite or NaN.
 #[must_use]
 pub fn all_finite(x: &[f32]) -> bool {
@@ -170,6 +176,17 @@ mod tests {
     fn a_large_gradient_has_a_finite_norm() {
         let norm = squared_norm(&[3e30, 4e30]).sqrt();
         assert!((norm / 5e30 - 1.0).abs() < 1e-7, "norm {norm}");
+    }
+
+    #[test]
+    fn slices_have_their_own_norms_in_order_on_any_number_of_threads() {
+        let x = values(10_000, 4);
+        let slices: Vec<&[f32]> = x.chunks(333).collect();
+        let expected: Vec<f64> = slices.iter().map(|slice| squared_norm(slice)).collect();
+        for num_threads in [1, 2, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(num_threads).build().unwrap();
+            assert_eq!(pool.install(|| squared_norms(&slices)), expected);
+        }
     }
 
     #[test]

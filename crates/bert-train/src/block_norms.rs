@@ -6,27 +6,31 @@
 use std::ops::Range;
 
 use bert_coordinator::{BucketPlan, ReducedSlice};
-use bert_kernels::slices::squared_norm;
+use bert_kernels::slices;
 
 use crate::{config::OptimizerState, error::TrainError, task::TaskModel, trainer::Trainer};
 
 /// Squared norms of the blocks inside a range of a bucket; `values` are those of the range.
-pub(crate) fn squared_norms<'a>(
+pub(crate) fn squared_norms(plan: &BucketPlan, range: &Range<usize>, values: &[f32]) -> Vec<f64> {
+    slices::squared_norms(&blocks_of(plan, range, values).collect::<Vec<_>>())
+}
+
+/// The values of the blocks inside a range of a bucket, from those of the range.
+fn blocks_of<'a>(
     plan: &'a BucketPlan,
-    range: &'a Range<usize>,
+    range: &Range<usize>,
     values: &'a [f32],
-) -> impl Iterator<Item = f64> + 'a {
-    plan.blocks_within(range).iter().map(|block| {
-        let start = block.offset - range.start;
-        squared_norm(&values[start..start + block.len])
-    })
+) -> impl Iterator<Item = &'a [f32]> {
+    let first = range.start;
+    plan.blocks_within(range).iter().map(move |block| &values[block.offset - first..][..block.len])
 }
 
 impl<M: TaskModel> Trainer<'_, M> {
     /// Squared norms of this rank's blocks of the gradient, bucket by bucket.
     pub(crate) fn own_gradient_norms(&self, slices: &[ReducedSlice]) -> Vec<f64> {
         let buckets = self.plans.iter().zip(slices);
-        buckets.flat_map(|(plan, slice)| squared_norms(plan, &slice.range, slice.values())).collect()
+        let blocks = buckets.flat_map(|(plan, slice)| blocks_of(plan, &slice.range, slice.values()));
+        slices::squared_norms(&blocks.collect::<Vec<_>>())
     }
 
     /// From the norms of each rank's own blocks to those of all blocks, bucket by bucket, in block order; a rank that gave
@@ -98,11 +102,11 @@ mod tests {
     fn parts_have_the_norms_of_the_whole() {
         let plan = BucketPlan::from_tensor_lens(&[40_000, 5, 20_000]);
         let values: Vec<f32> = (0..60_005).map(|idx| (idx % 113) as f32 - 50.0).collect();
-        let whole: Vec<f64> = squared_norms(&plan, &(0..60_005), &values).collect();
+        let whole: Vec<f64> = squared_norms(&plan, &(0..60_005), &values);
         assert_eq!(whole.len(), plan.blocks().len());
         let parts: Vec<f64> = (0..3)
             .map(|rank| plan.slice_of_rank(rank, 3))
-            .flat_map(|range| squared_norms(&plan, &range, &values[range.clone()]).collect::<Vec<_>>())
+            .flat_map(|range| squared_norms(&plan, &range, &values[range.clone()]))
             .collect();
         assert_eq!(parts, whole);
         assert_eq!(plan.blocks_within(&(40_000..40_005)), [Block { offset: 40_000, len: 5 }]);

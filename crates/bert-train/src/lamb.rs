@@ -105,7 +105,8 @@ impl<M: TaskModel> Trainer<'_, M> {
     ) {
         let range = &self.states[bucket_idx].range;
         let norms = |values| squared_norms(&self.plans[bucket_idx], range, values);
-        pairs.extend(norms(params).zip(norms(direction)).map(|(params, update)| [params, update]));
+        let both = norms(params).into_iter().zip(norms(direction));
+        pairs.extend(both.map(|(params, update)| [params, update]));
     }
 
     /// The trust ratio of every parameter, bucket by bucket; 1 for those without decay, as in apex.

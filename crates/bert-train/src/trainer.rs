@@ -46,7 +46,7 @@ pub struct Trainer<'a, M> {
     pub faults: Faults,
 }
 
-/// Blocks that are updated at a time, up to 131,072 parameters: with gradients and moments they stay in the second cache.
+/// Blocks that a thread updates at a time, up to 131,072 parameters: with gradients and moments they stay in the second cache.
 const UPDATE_BLOCKS: usize = 8;
 
 /// What a rank has to tell the others at the next step.
@@ -317,7 +317,8 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
     ) {
         let plan = &self.plans[bucket_idx];
         let ReducedSlice { range, bucket } = gradient;
-        for blocks in plan.blocks_within(range).chunks(UPDATE_BLOCKS) {
+        let num_blocks = UPDATE_BLOCKS * rayon::current_num_threads();
+        for blocks in plan.blocks_within(range).chunks(num_blocks) {
             let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else { continue };
             let part = first.offset..last.offset + last.len;
             let (grads, start) = (&mut bucket[part.clone()], part.start - range.start);

@@ -5,6 +5,8 @@ use super::pack::Matrix;
 use crate::simd::tile::Kernel;
 use crate::simd::widest;
 use crate::slices::fit;
+use crate::threads::{OverThreads, PARALLEL_CHUNK_LEN};
+use rayon::prelude::*;
 
 /// Words that are moved at a time.
 pub(super) const VECTOR: usize = 16;
@@ -118,18 +120,33 @@ pub(super) fn bf16_in_upper_half(value: f32) -> u32 {
 /// Returns `matrix`, which is not transposed, with its values rounded to bf16, from `memory`.
 pub(super) fn round_rows<'m>(matrix: Matrix<'_>, memory: &'m mut Vec<f32>) -> Matrix<'m> {
     let (rows, cols) = matrix.shape();
-    let (values, stride) = (matrix.values, matrix.stride());
     let memory = fit(memory, rows * cols);
+    let rows_at_a_time = (PARALLEL_CHUNK_LEN / cols.max(1)).max(1);
+    let places = memory.par_chunks_mut((rows_at_a_time * cols).max(1)).enumerate();
+    places.over_threads().for_each(|(idx, out)| round_from(matrix, idx * rows_at_a_time, out));
+    Matrix::new(memory, rows, cols)
+}
+
+/// The same on this thread alone.
+pub(super) fn round_rows_here<'m>(matrix: Matrix<'_>, memory: &'m mut Vec<f32>) -> Matrix<'m> {
+    let (rows, cols) = matrix.shape();
+    let memory = fit(memory, rows * cols);
+    round_from(matrix, 0, memory);
+    Matrix::new(memory, rows, cols)
+}
+
+/// Rounds the rows from `first_row` on, as many as `out` holds.
+fn round_from(matrix: Matrix<'_>, first_row: usize, out: &mut [f32]) {
+    let (cols, stride) = (matrix.shape().1.max(1), matrix.stride().max(1));
+    let values = matrix.values.get(first_row * stride..).unwrap_or_default();
     widest(
         #[inline(always)]
         || {
-            let places = memory.chunks_exact_mut(cols.max(1)).zip(values.chunks(stride.max(1)));
-            for (out, values) in places {
+            for (out, values) in out.chunks_exact_mut(cols).zip(values.chunks(stride)) {
                 for (out, value) in out.iter_mut().zip(values) {
                     *out = f32::from_bits(bf16_in_upper_half(*value));
                 }
             }
         },
     );
-    Matrix::new(memory, rows, cols)
 }

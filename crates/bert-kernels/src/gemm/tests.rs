@@ -119,10 +119,11 @@ fn avx2_and_avx512_give_the_same_bits() {
     assert_eq!(on(Kernel::Avx512), on(Kernel::Avx2));
 }
 
-/// Long sums over several blocks, and regions along rows and along columns.
+/// Long sums over several blocks, regions along rows and along columns, and left operands that are read where they lie or
+/// rounded.
 #[test]
 fn bits_do_not_depend_on_the_number_of_threads() {
-    for shape in [[301, 1100, 65], [20, 1100, 700]] {
+    for shape in [[301, 1100, 65], [20, 1100, 700], [301, 700, 65]] {
         let [rows, depth, cols] = shape;
         let (a, b) = (values(rows * depth, 1), values(depth * cols, 2));
         for path in Path::all() {
@@ -130,8 +131,12 @@ fn bits_do_not_depend_on_the_number_of_threads() {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(num_threads).build().unwrap();
                 pool.install(|| {
                     let (left, right) = packed(path, (&a, false), (&b, true), shape);
-                    let mut out = vec![0.0; rows * cols];
-                    multiply(&left, &right, &mut out);
+                    let mut out = vec![0.0; 2 * rows * cols];
+                    let (of_packed, of_operand) = out.split_at_mut(rows * cols);
+                    multiply(&left, &right, of_packed);
+                    let mut scratch = LeftScratch::for_path(path);
+                    multiply(scratch.operand(Matrix::new(&a, rows, depth)), &right, of_operand);
+                    assert_eq!(of_operand, of_packed, "{path}");
                     out
                 })
             };
