@@ -28,3 +28,4 @@ pub mod stretch;
 mod threads;
 
 pub use simd::widest;
+pub use threads::among_threads;

@@ -24,6 +24,12 @@ pub(crate) trait OverThreads: IndexedParallelIterator {
 
 impl<I: IndexedParallelIterator> OverThreads for I {}
 
+/// Does work that calls many kernels on a thread of the pool, if there are several: from elsewhere each call has to wake one and
+/// to wait for it, and the same half of the rows would go to one thread in this kernel and to the other in the next.
+pub fn among_threads<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    if is_alone() { work() } else { rayon::scope(|_| work()) }
+}
+
 /// Does both, side by side where there is more than one thread.
 pub(crate) fn join(first: impl FnOnce() + Send, second: impl FnOnce() + Send) {
     if is_alone() {
@@ -64,6 +70,17 @@ mod tests {
     fn one_thread_does_everything_and_several_at_most_their_number() {
         assert_eq!(threads_at_work(1).len(), 1);
         assert!((1..=3).contains(&threads_at_work(3).len()));
+    }
+
+    #[test]
+    fn work_goes_to_the_pool_where_it_has_several_threads() {
+        assert_eq!(among_threads(|| rayon::current_thread_index().is_some()), !is_alone());
+        let here = thread::current().id();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let [outer, inner] =
+            pool.install(|| [thread::current().id(), among_threads(|| thread::current().id())]);
+        assert_eq!(outer, inner, "work that is there already stays on its thread");
+        assert_ne!(here, inner);
     }
 
     #[test]

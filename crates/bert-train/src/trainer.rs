@@ -4,6 +4,7 @@
 
 use bert_coordinator::{BucketPlan, Coordinator, ReducedSlice, SlotTree};
 use bert_data::{DataError, Prefetcher, StepBatches};
+use bert_kernels::among_threads;
 use bert_model::{GradientSink, ParameterLayout};
 use bert_random::{Key, Purpose};
 
@@ -173,7 +174,10 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
                 error: None,
             };
             let key = dropout.with(batch.slot as u64);
-            let result = self.model.train(batch, key, self.counts, &mut sink);
+            let (model, counts) = (&self.model, self.counts);
+            // Nothing in there waits for other ranks: those of a debug run share the pool, and one of its threads may take up
+            // the slot of one rank while it waits for a kernel of another.
+            let result = among_threads(|| model.train(batch, key, counts, &mut sink));
             let (num_done, error) = (sink.num_buckets_done, sink.error.take());
             clock.lap(|seconds| &mut seconds.backward);
             match (result, error) {

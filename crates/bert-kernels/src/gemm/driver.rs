@@ -20,7 +20,7 @@ const PASS_WORDS: usize = 256 * 1024;
 /// Products below which a second thread is not worth waking.
 const PARALLEL_PRODUCTS: usize = 1 << 19;
 /// Regions per thread, so that a thread that is held up does not hold up the others.
-const REGIONS_PER_THREAD: usize = 8;
+const REGIONS_PER_THREAD: usize = 16;
 
 /// Where results go: `N` matrices of the shape of the product, of which the first receives the sums.
 pub(crate) struct Output<'a, const N: usize> {
