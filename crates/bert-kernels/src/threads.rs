@@ -2,6 +2,8 @@
 //!
 //! Knows how finely work is cut, never what it is.
 
+use std::sync::{Mutex, PoisonError};
+
 use rayon::iter::{IndexedParallelIterator, MaxLen, MinLen};
 
 /// Elements that one thread takes at a time; shorter slices are not worth waking a second thread.
@@ -24,10 +26,21 @@ pub(crate) trait OverThreads: IndexedParallelIterator {
 
 impl<I: IndexedParallelIterator> OverThreads for I {}
 
-/// Does work that calls many kernels on a thread of the pool, if there are several: from elsewhere each call has to wake one and
-/// to wait for it, and the same half of the rows would go to one thread in this kernel and to the other in the next.
+/// Does work that calls many kernels on the first thread of the pool, if there are several: from elsewhere each call has to wake
+/// one and to wait for it, and the same half of the rows would go to one thread in this kernel and to the other in the next. It
+/// is always the same thread, because what a thread frees is kept for that thread.
+///
+/// # Panics
+///
+/// If the work does.
 pub fn among_threads<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    if is_alone() { work() } else { rayon::scope(|_| work()) }
+    if is_alone() {
+        return work();
+    }
+    let work = Mutex::new(Some(work));
+    let take = || work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let done = rayon::broadcast(|thread| if thread.index() == 0 { take().map(|work| work()) } else { None });
+    done.into_iter().flatten().next().expect("the first thread takes part in every broadcast")
 }
 
 /// Does both, side by side where there is more than one thread.
@@ -47,7 +60,6 @@ fn is_alone() -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
-    use std::sync::Mutex;
     use std::thread::{self, ThreadId};
 
     use rayon::prelude::*;
@@ -73,14 +85,18 @@ mod tests {
     }
 
     #[test]
-    fn work_goes_to_the_pool_where_it_has_several_threads() {
-        assert_eq!(among_threads(|| rayon::current_thread_index().is_some()), !is_alone());
-        let here = thread::current().id();
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        let [outer, inner] =
-            pool.install(|| [thread::current().id(), among_threads(|| thread::current().id())]);
-        assert_eq!(outer, inner, "work that is there already stays on its thread");
-        assert_ne!(here, inner);
+    fn work_goes_to_the_first_thread_of_several_and_stays_where_there_is_one() {
+        for num_threads in [1, 2, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(num_threads).build().unwrap();
+            pool.install(|| {
+                for _ in 0..20 {
+                    let nested = || among_threads(rayon::current_thread_index);
+                    assert_eq!(among_threads(|| [rayon::current_thread_index(), nested()]), [Some(0); 2]);
+                }
+            });
+        }
+        let panicked = std::panic::catch_unwind(|| among_threads(|| panic!("as asked")));
+        assert!(panicked.is_err());
     }
 
     #[test]
