@@ -102,7 +102,7 @@ mod tests {
     fn parts_have_the_norms_of_the_whole() {
         let plan = BucketPlan::from_tensor_lens(&[40_000, 5, 20_000]);
         let values: Vec<f32> = (0..60_005).map(|idx| (idx % 113) as f32 - 50.0).collect();
-        let whole: Vec<f64> = squared_norms(&plan, &(0..60_005), &values);
+        let whole = squared_norms(&plan, &(0..60_005), &values);
         assert_eq!(whole.len(), plan.blocks().len());
         let parts: Vec<f64> = (0..3)
             .map(|rank| plan.slice_of_rank(rank, 3))

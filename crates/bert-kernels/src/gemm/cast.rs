@@ -117,36 +117,25 @@ pub(super) fn bf16_in_upper_half(value: f32) -> u32 {
     if value.is_nan() { bits & 0xffff_0000 | 0x0040_0000 } else { rounded }
 }
 
-/// Returns `matrix`, which is not transposed, with its values rounded to bf16, from `memory`.
-pub(super) fn round_rows<'m>(matrix: Matrix<'_>, memory: &'m mut Vec<f32>) -> Matrix<'m> {
-    let (rows, cols) = matrix.shape();
+/// Returns `matrix`, which is not transposed, with its values rounded to bf16, from `memory`. Not in parallel it stays on this
+/// thread.
+pub(super) fn round_rows<'m>(matrix: Matrix<'_>, memory: &'m mut Vec<f32>, in_parallel: bool) -> Matrix<'m> {
+    let ((rows, cols), stride) = (matrix.shape(), matrix.stride().max(1));
     let memory = fit(memory, rows * cols);
-    let rows_at_a_time = (PARALLEL_CHUNK_LEN / cols.max(1)).max(1);
-    let places = memory.par_chunks_mut((rows_at_a_time * cols).max(1)).enumerate();
-    places.over_threads().for_each(|(idx, out)| round_from(matrix, idx * rows_at_a_time, out));
-    Matrix::new(memory, rows, cols)
-}
-
-/// The same on this thread alone.
-pub(super) fn round_rows_here<'m>(matrix: Matrix<'_>, memory: &'m mut Vec<f32>) -> Matrix<'m> {
-    let (rows, cols) = matrix.shape();
-    let memory = fit(memory, rows * cols);
-    round_from(matrix, 0, memory);
-    Matrix::new(memory, rows, cols)
-}
-
-/// Rounds the rows from `first_row` on, as many as `out` holds.
-fn round_from(matrix: Matrix<'_>, first_row: usize, out: &mut [f32]) {
-    let (cols, stride) = (matrix.shape().1.max(1), matrix.stride().max(1));
-    let values = matrix.values.get(first_row * stride..).unwrap_or_default();
-    widest(
-        #[inline(always)]
-        || {
-            for (out, values) in out.chunks_exact_mut(cols).zip(values.chunks(stride)) {
-                for (out, value) in out.iter_mut().zip(values) {
-                    *out = f32::from_bits(bf16_in_upper_half(*value));
+    let rows_at_a_time = if in_parallel { (PARALLEL_CHUNK_LEN / cols.max(1)).max(1) } else { rows };
+    let chunks = memory.par_chunks_mut((rows_at_a_time * cols).max(1)).enumerate();
+    chunks.over_threads().for_each(|(idx, out)| {
+        let values = &matrix.values[idx * rows_at_a_time * stride..];
+        widest(
+            #[inline(always)]
+            || {
+                for (out, values) in out.chunks_exact_mut(cols).zip(values.chunks(stride)) {
+                    for (out, value) in out.iter_mut().zip(values) {
+                        *out = f32::from_bits(bf16_in_upper_half(*value));
+                    }
                 }
-            }
-        },
-    );
+            },
+        );
+    });
+    Matrix::new(memory, rows, cols)
 }

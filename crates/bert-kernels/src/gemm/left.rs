@@ -3,7 +3,7 @@
 //! Owns the distances at which a micro-kernel finds it. A micro-kernel reads one word of the left operand at a time, so
 //! that f32 needs no packing when the matrix is used once or is in the cache already.
 
-use super::cast::{Cast, round_rows, round_rows_here};
+use super::cast::{Cast, round_rows};
 use super::pack::{Matrix, PackedA};
 use super::{Path, Precision};
 use crate::simd::tile::{Kernel, LeftPanel, words_of};
@@ -62,7 +62,7 @@ impl LeftScratch {
             return Left::from(&self.packed);
         }
         let kernel = self.packed.0.kernel;
-        let matrix = if cast == Cast::Round { round_rows(matrix, &mut self.rounded) } else { matrix };
+        let matrix = if cast == Cast::Round { round_rows(matrix, &mut self.rounded, true) } else { matrix };
         Left::in_place(kernel, matrix)
     }
 
@@ -78,7 +78,7 @@ impl LeftScratch {
             Cast::Round if is_cast => Left::in_place(kernel, matrix),
             Cast::Keep => Left::in_place(kernel, matrix),
             Cast::Round if !matrix.is_transposed() => {
-                Left::in_place(kernel, round_rows_here(matrix, &mut self.rounded))
+                Left::in_place(kernel, round_rows(matrix, &mut self.rounded, false))
             }
             Cast::Round | Cast::Pair => {
                 self.packed.pack_here(matrix);
