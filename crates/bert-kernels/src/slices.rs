@@ -55,16 +55,19 @@ fn add_chunk(acc: &mut [f32], x: &[f32]) {
 ///
 /// If the matrix does not consist of rows as long as `sums`.
 pub fn sum_columns(matrix: &[f32], sums: &mut [f32]) {
-    const COLS: usize = 256; // sums that stay in the first cache while the rows pass
+    const MIN_COLS: usize = 256; // worth a second thread
+    const MAX_COLS: usize = 4096; // sums that stay in the first cache while the rows pass
     let num_cols = sums.len();
     assert!(num_cols > 0 && matrix.len().is_multiple_of(num_cols), "rows of {num_cols} columns");
-    sums.par_chunks_mut(COLS).enumerate().over_threads().for_each(|(chunk_idx, sums)| {
+    // As much of a row as there is: memory is read fastest in one direction.
+    let chunk_len = num_cols.div_ceil(rayon::current_num_threads()).clamp(MIN_COLS, MAX_COLS);
+    sums.par_chunks_mut(chunk_len).enumerate().over_threads().for_each(|(chunk_idx, sums)| {
         sums.fill(0.0);
         widest(
             #[inline(always)]
             || {
                 for row in matrix.chunks_exact(num_cols) {
-                    for (sum, value) in sums.iter_mut().zip(&row[chunk_idx * COLS..]) {
+                    for (sum, value) in sums.iter_mut().zip(&row[chunk_idx * chunk_len..]) {
                         *sum += value;
                     }
                 }

@@ -8,12 +8,11 @@ use super::pack::Matrix;
 use crate::simd::tile::words_of;
 use crate::simd::transpose::{NARROW, Square, transpose, transpose_between, transpose_narrow};
 use crate::simd::widest;
-use crate::simd::window::fetch;
-use std::slice;
+use crate::simd::window::fetch_word;
+use std::slice::{self, ChunksExactMut};
 
-/// Rows that are asked for ahead of time where panels take a stretch of each: they lie too far apart for the processor to
-/// see the pattern.
-const ROWS_AHEAD: usize = 8;
+/// Steps of a panel that are asked for before they are written: rows are dealt out to more panels than the processor follows.
+const STEPS_AHEAD: usize = 8;
 
 /// An operand as lanes and a summed dimension.
 pub(super) struct LaneView<'a> {
@@ -101,6 +100,8 @@ fn fill_panels<const W: usize>(
     }
 }
 
+/// Deals the rows of the source out to the panels, each row from its beginning to its end: rows lie far apart, and memory is
+/// read fastest in one direction.
 #[inline(always)]
 fn interleave_panels<const W: usize>(
     view: &LaneView<'_>,
@@ -111,37 +112,47 @@ fn interleave_panels<const W: usize>(
 ) {
     let &[values] = view.parts else { unreachable!("lanes of one matrix are neighbours in memory") };
     let per_word = cast.values_per_word();
-    let (num_panels, num_steps) = (words.len() / panel_len, view.depth.div_ceil(per_word));
-    let num_lanes = (num_panels * W).min(view.lanes - first_lane);
-    for step_idx in 0..num_steps {
-        let depth = step_idx * per_word;
-        let at = |depth: usize| &values[depth * view.stride + first_lane..][..num_lanes];
-        if let Some(later) = values.get((depth + ROWS_AHEAD) * view.stride + first_lane..) {
-            fetch(&later[..num_lanes.min(later.len())]);
+    let row = |depth: usize| &values[depth * view.stride + first_lane..][..view.lanes - first_lane];
+    for step in 0..view.depth.div_ceil(per_word) {
+        let depth = step * per_word;
+        let rows = (row(depth), (per_word == 2 && depth + 1 < view.depth).then(|| row(depth + 1)));
+        let panels = words.chunks_exact_mut(panel_len);
+        // What a whole vector writes behind a step is overwritten by the next one, or lies between panels.
+        match W {
+            14 => interleave_step::<W, VECTOR>(cast, rows, step, panels),
+            6 => interleave_step::<W, NARROW>(cast, rows, step, panels),
+            _ => interleave_step::<W, W>(cast, rows, step, panels),
         }
-        let first = at(depth);
-        let second = (per_word == 2 && depth + 1 < view.depth).then(|| at(depth + 1));
-        for panel_idx in 0..num_panels {
-            let (lane, place) = (panel_idx * W, panel_idx * panel_len + step_idx * W);
-            let next =
-                |len: usize| (&first[lane..lane + len], second.map(|second| &second[lane..lane + len]));
-            // What a whole vector writes behind this step is overwritten by the next one, or lies between panels.
-            if W == 14 && lane + VECTOR <= num_lanes {
-                let (first, second) = next(VECTOR);
-                move_lanes::<VECTOR>(cast, first, second, &mut words[place..]);
-            } else if W == 6 && lane + NARROW <= num_lanes {
-                let (first, second) = next(NARROW);
-                move_lanes::<NARROW>(cast, first, second, &mut words[place..]);
-            } else if lane + W <= num_lanes {
-                let (first, second) = next(W);
-                move_lanes::<W>(cast, first, second, &mut words[place..]);
-            } else {
-                let (first, second) = next(num_lanes - lane);
-                let (step, behind) = words[place..place + W].split_at_mut(num_lanes - lane);
-                cast.along_lanes(first, second, step);
-                behind.fill(0);
-            }
+    }
+}
+
+/// Deals one row out, or two that share their words: `N` lanes at a time, of which `W` belong to a panel.
+#[inline(always)]
+fn interleave_step<const W: usize, const N: usize>(
+    cast: Cast,
+    (first, second): (&[f32], Option<&[f32]>),
+    step: usize,
+    mut panels: ChunksExactMut<'_, u32>,
+) {
+    let (place, num_panels) = (step * W, panels.len());
+    let vectors = first.windows(N).step_by(W);
+    if let Some(second) = second {
+        for ((first, second), panel) in vectors.zip(second.windows(N).step_by(W)).zip(&mut panels) {
+            fetch_word(panel, place + STEPS_AHEAD * W);
+            move_lanes::<N>(cast, first, Some(second), &mut panel[place..]);
         }
+    } else {
+        for (first, panel) in vectors.zip(&mut panels) {
+            fetch_word(panel, place + STEPS_AHEAD * W);
+            move_lanes::<N>(cast, first, None, &mut panel[place..]);
+        }
+    }
+    let num_done = num_panels - panels.len();
+    for (lane, panel) in (num_done * W..).step_by(W).zip(panels) {
+        let there = lane..first.len().min(lane + W);
+        let (words, behind) = panel[place..place + W].split_at_mut(there.len());
+        cast.along_lanes(&first[there.clone()], second.map(|second| &second[there]), words);
+        behind.fill(0);
     }
 }
 

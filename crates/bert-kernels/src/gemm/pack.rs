@@ -12,8 +12,9 @@ use rayon::prelude::*;
 
 /// Words of the shortest stretch of panels that is worth a second thread.
 const PARALLEL_WORDS: usize = 1 << 16;
-/// Panels that one thread fills together, at most: of a row of the source as much is read at a time as they take.
-const MAX_GROUP_PANELS: usize = 16;
+/// Lanes that one thread fills together, at most. Of a row of the source as much is read at a time as they take, and a line of
+/// each panel has to stay in the second cache until it is full.
+const MAX_GROUP_LANES: usize = 4096;
 /// Words of a cache line: panels start at a multiple.
 const LINE: usize = 16;
 
@@ -237,7 +238,7 @@ impl Panels {
         let words = &mut self.words[self.start..self.start + num_words];
         let in_parallel = in_parallel && num_words >= PARALLEL_WORDS;
         let num_threads = if in_parallel { rayon::current_num_threads() } else { 1 };
-        let group_panels = num_panels.div_ceil(num_threads).clamp(1, MAX_GROUP_PANELS);
+        let group_panels = num_panels.div_ceil(num_threads).clamp(1, MAX_GROUP_LANES / width);
         let pack = |(group_idx, words): (usize, &mut [u32])| {
             let first_panel = group_idx * group_panels;
             match width {

@@ -145,6 +145,20 @@ impl Lines {
     }
 }
 
+/// Asks for the line of one word, which is written soon, to come into the first cache. There need be no such word.
+#[inline(always)]
+pub(crate) fn fetch_word(words: &[u32], idx: usize) {
+    // SAFETY: a prefetch changes nothing and may name any address.
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "a hint to the processor")]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(words.as_ptr().wrapping_add(idx).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (words, idx);
+}
+
 /// Asks for the memory of `values`, which are read soon, to come into the second cache.
 #[inline(always)]
 pub(crate) fn fetch(values: &[f32]) {
