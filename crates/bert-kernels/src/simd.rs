@@ -15,7 +15,7 @@ pub(crate) mod window;
 ///
 /// Pass the closure with `#[inline(always)]`, and mark what it calls so: only inlined code is compiled for
 /// the wider target.
-#[inline]
+#[inline(always)]
 pub fn widest<R>(work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {

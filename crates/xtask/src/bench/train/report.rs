@@ -77,9 +77,9 @@ impl Report<'_> {
         writeln!(
             out,
             "| backend, precision, ranks x threads | tokens/s | s per step | share of the peak in registers, % | share of \
-             the largest product, % | share of registers by processor time, % | share of the product by processor time, % | peak, product: 10^9/s | minor faults per step | peak memory of a rank, MB | its growth \
+             the largest product, % | share of registers by processor time, % | share of the product by processor time, % | share of the usual product by processor time, % | peak, product, usual product: 10^9/s | minor faults per step | peak memory of a rank, MB | its growth \
              after step {NUM_WARM_UP} | start to first step, s | processor time per step, s |\n|{}",
-            "---|".repeat(13)
+            "---|".repeat(14)
         )?;
         for variant in self.variants {
             let num_rows = self.setting.num_rows * variant.shape.num_ranks;
@@ -93,7 +93,7 @@ impl Report<'_> {
             let peak = |name: &'static str| of_runs(&move |run| run.peak[name].as_f64());
             writeln!(
                 out,
-                "| {} | {} | {} | {} | {} | {} | {} | {}, {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {}, {}, {} | {} | {} | {} | {} | {} |",
                 variant.name(),
                 text(of_steps(|step| step.tokens_per_second), 1.0, 0),
                 text(of_steps(|step| step.seconds), 1.0, 3),
@@ -101,8 +101,10 @@ impl Report<'_> {
                 text(share("product"), 100.0, 0),
                 text(share_of_running("registers"), 100.0, 0),
                 text(share_of_running("product"), 100.0, 0),
+                text(share_of_running("usual_product"), 100.0, 0),
                 text(peak("registers"), 1.0, 0),
                 text(peak("product"), 1.0, 0),
+                text(peak("usual_product"), 1.0, 0),
                 text(Spread::of(variant.steps().filter_map(|step| step.minor_faults)), 1.0, 0),
                 text(of_runs(&|run| Some(run.peak_rss_bytes)), 1e-6, 0),
                 text(of_runs(&|run| Some(run.rss_growth_bytes)), 1e-6, 0),
