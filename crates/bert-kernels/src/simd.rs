@@ -14,7 +14,8 @@ pub(crate) mod window;
 /// Calls `work` compiled for the widest vectors available.
 ///
 /// Pass the closure with `#[inline(always)]`, and mark what it calls so: only inlined code is compiled for
-/// the wider target.
+/// the wider target. This function is inlined, too: a call would copy the closure, and such a copy of fields that were just written one
+/// by one waits for all writes before it.
 #[inline(always)]
 pub fn widest<R>(work: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
