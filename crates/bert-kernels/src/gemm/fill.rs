@@ -134,25 +134,18 @@ fn interleave_step<const W: usize, const N: usize>(
     step: usize,
     mut panels: ChunksExactMut<'_, u32>,
 ) {
-    let (place, num_panels) = (step * W, panels.len());
-    let vectors = first.windows(N).step_by(W);
-    if let Some(second) = second {
-        for ((first, second), panel) in vectors.zip(second.windows(N).step_by(W)).zip(&mut panels) {
-            fetch_word(panel, place + STEPS_AHEAD * W);
-            move_lanes::<N>(cast, first, Some(second), &mut panel[place..]);
-        }
-    } else {
-        for (first, panel) in vectors.zip(&mut panels) {
-            fetch_word(panel, place + STEPS_AHEAD * W);
-            move_lanes::<N>(cast, first, None, &mut panel[place..]);
-        }
+    let (place, mut lane) = (step * W, 0);
+    for (first, panel) in first.windows(N).step_by(W).zip(&mut panels) {
+        fetch_word(panel, place + STEPS_AHEAD * W);
+        move_lanes::<N>(cast, first, second.map(|second| &second[lane..]), &mut panel[place..]);
+        lane += W;
     }
-    let num_done = num_panels - panels.len();
-    for (lane, panel) in (num_done * W..).step_by(W).zip(panels) {
+    for panel in panels {
         let there = lane..first.len().min(lane + W);
         let (words, behind) = panel[place..place + W].split_at_mut(there.len());
         cast.along_lanes(&first[there.clone()], second.map(|second| &second[there]), words);
         behind.fill(0);
+        lane += W;
     }
 }
 

@@ -148,31 +148,27 @@ impl Lines {
 /// Asks for the line of one word, which is written soon, to come into the first cache. There need be no such word.
 #[inline(always)]
 pub(crate) fn fetch_word(words: &[u32], idx: usize) {
-    // SAFETY: a prefetch changes nothing and may name any address.
-    #[cfg(target_arch = "x86_64")]
-    #[expect(unsafe_code, reason = "a hint to the processor")]
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(words.as_ptr().wrapping_add(idx).cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (words, idx);
+    ask::<3>(words.as_ptr().wrapping_add(idx));
 }
 
 /// Asks for the memory of `values`, which are read soon, to come into the second cache.
 #[inline(always)]
 pub(crate) fn fetch(values: &[f32]) {
+    values.chunks(16).for_each(|line| ask::<2>(line.as_ptr()));
+}
+
+/// Asks for the line of an address, where processors can be asked: `_MM_HINT_T0` is 3 and brings it into the first cache,
+/// `_MM_HINT_T1` is 2 and into the second.
+#[inline(always)]
+fn ask<const HINT: i32>(address: *const impl Sized) {
+    // SAFETY: a prefetch changes nothing and may name any address.
     #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(16) {
-        // SAFETY: a prefetch changes nothing and may name any address.
-        #[expect(unsafe_code, reason = "a hint to the processor")]
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
-        }
+    #[expect(unsafe_code, reason = "a hint to the processor")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<HINT>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = values;
+    let _ = address;
 }
 
 #[cfg(test)]
