@@ -10,6 +10,7 @@ use bert_data::{
     Corpus, Language, MaskMode, MaskStrategy, MaskingConfig, MicroBatch, Prefetcher, PretrainData,
     PretrainDataConfig, ReplaceShares, ReplaceUnit, SampleOrder, SentenceObjective, Tokenizer,
 };
+use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -80,13 +81,10 @@ impl Clock {
     }
 }
 
-/// User and system time of this process, in steps of 10 ms; 0 where there is no `/proc`.
+/// User and system time of this process.
 fn processor_seconds() -> f64 {
-    const TICKS_PER_SECOND: f64 = 100.0;
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let behind_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-    let ticks = behind_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
-    ticks.sum::<f64>() / TICKS_PER_SECOND
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// What was done in how long.

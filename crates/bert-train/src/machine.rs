@@ -4,6 +4,8 @@
 
 use std::{fs, thread};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::config::Threads;
 
 /// Compute threads of this rank.
@@ -40,13 +42,13 @@ pub fn peak_rss_bytes() -> u64 {
     fs::read_to_string("/proc/self/status").ok().and_then(|text| parse_peak(&text)).unwrap_or(0)
 }
 
-/// What this process has taken from the machine since it was started; zeros where the system does not tell.
+/// What this process has taken from the machine since it was started.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ResourceUse {
     /// Pages given to it without a disk being read: memory touched for the first time, or again after it went back to
-    /// the system.
+    /// the system; 0 where the system does not tell.
     pub minor_faults: u64,
-    /// Processor time of all its threads, to a hundredth.
+    /// Processor time of all its threads.
     pub processor_seconds: f64,
 }
 
@@ -54,13 +56,12 @@ impl ResourceUse {
     /// Asks the system.
     #[must_use]
     pub fn now() -> Self {
-        own_stat().and_then(|text| Self::parse(&text)).unwrap_or_default()
-    }
-
-    fn parse(stat: &str) -> Option<Self> {
-        let ticks = stat_field(stat, USER_TICKS)? + stat_field(stat, SYSTEM_TICKS)?;
-        let minor_faults = stat_field(stat, MINOR_FAULTS)?;
-        Some(Self { minor_faults, processor_seconds: ticks as f64 / TICKS_PER_SECOND })
+        // To the nanosecond, where /proc would tell hundredths.
+        let time = clock_gettime(ClockId::ProcessCPUTime);
+        Self {
+            minor_faults: own_stat().and_then(|stat| stat_field(&stat, MINOR_FAULTS)).unwrap_or(0),
+            processor_seconds: time.tv_sec as f64 + time.tv_nsec as f64 / 1e9,
+        }
     }
 
     /// What was taken since `earlier`.
@@ -85,8 +86,6 @@ pub fn seconds_since_start() -> Option<f64> {
 /// Fields of /proc/self/stat, counted from 0 behind the name of the program; proc(5) counts from 1 and at the
 /// program's number.
 const MINOR_FAULTS: usize = 7;
-const USER_TICKS: usize = 11;
-const SYSTEM_TICKS: usize = 12;
 const START_TICKS: usize = 19;
 /// `USER_HZ`, the unit of times in /proc on every machine that Linux runs on today but Alpha.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -115,6 +114,8 @@ fn parse_peak(status: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -134,10 +135,19 @@ mod tests {
     #[test]
     fn fields_are_counted_behind_the_name() {
         let stat = "7 (a) (b) R 1 2 3 4 5 6 1234 0 9 0 130 20 3 4 20 0 1 0 5678 99 1";
-        let expected = ResourceUse { minor_faults: 1234, processor_seconds: 1.5 };
-        assert_eq!(ResourceUse::parse(stat), Some(expected));
+        assert_eq!(stat_field(stat, MINOR_FAULTS), Some(1234));
         assert_eq!(stat_field(stat, START_TICKS), Some(5678));
-        assert_eq!(ResourceUse::parse("7 (a"), None);
+        assert_eq!(stat_field("7 (a", MINOR_FAULTS), None);
+    }
+
+    #[test]
+    fn the_work_of_one_thread_is_work_of_the_process() {
+        let of_this_thread = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
+        let before = ResourceUse::now();
+        let start = of_this_thread();
+        while of_this_thread() - start < Duration::from_millis(20) {}
+        let taken = ResourceUse::now().since(before).processor_seconds;
+        assert!(taken >= 0.02, "{taken}");
     }
 
     #[test]
