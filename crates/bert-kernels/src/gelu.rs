@@ -26,40 +26,45 @@ pub enum GeluForm {
 }
 
 impl GeluForm {
-    /// Writes the GELU of `x`, compiled for the vectors of whoever inlines it.
+    /// Writes the GELU of `sums + bias` into `out` and its derivative in place of `sums`, compiled for the vectors of whoever
+    /// inlines it.
     #[inline(always)]
-    pub(crate) fn write(self, x: &[f32], out: &mut [f32]) {
+    pub(crate) fn finish(self, sums: &mut [f32], bias: &[f32], out: &mut [f32]) {
+        match self {
+            Self::Erf => finish(sums, bias, out, erf_both),
+            Self::Tanh => finish(sums, bias, out, tanh_both),
+        }
+    }
+
+    #[inline(always)]
+    fn write(self, x: &[f32], out: &mut [f32]) {
         match self {
             Self::Erf => map(x, out, |x, _| x * normal_cdf(x).0),
             Self::Tanh => map(x, out, |x, _| x * tanh_cdf(x)),
         }
     }
 
-    /// Writes the GELU of `x` into `out`, and its derivative in place of `x`.
-    #[inline(always)]
-    fn write_both(self, x: &mut [f32], out: &mut [f32]) {
-        match self {
-            Self::Erf => map_both(x, out, |x| {
-                let (cdf, exp) = normal_cdf(x);
-                (x * cdf, derivative(x, cdf, exp))
-            }),
-            Self::Tanh => map_both(x, out, |x| {
-                let cdf = tanh_cdf(x);
-                (x * cdf, tanh_derivative(x, cdf))
-            }),
-        }
-    }
-
     #[inline(always)]
     fn multiply_by_derivative(self, x: &[f32], gradient: &mut [f32]) {
         match self {
-            Self::Erf => map(x, gradient, |x, gradient| {
-                let (cdf, exp) = normal_cdf(x);
-                gradient * derivative(x, cdf, exp)
-            }),
-            Self::Tanh => map(x, gradient, |x, gradient| gradient * tanh_derivative(x, tanh_cdf(x))),
+            Self::Erf => map(x, gradient, |x, gradient| gradient * erf_both(x).1),
+            Self::Tanh => map(x, gradient, |x, gradient| gradient * tanh_both(x).1),
         }
     }
+}
+
+#[inline(always)]
+fn finish(sums: &mut [f32], bias: &[f32], out: &mut [f32], both: impl Fn(f32) -> (f32, f32)) {
+    stretch::split(
+        sums,
+        bias,
+        out,
+        #[inline(always)]
+        |sum, bias| {
+            let (gelu, derivative) = both(sum + bias);
+            (derivative, gelu)
+        },
+    );
 }
 
 /// A loop and not an iterator's `for_each`: that is a function of its own, which the compiler may leave without the
@@ -72,13 +77,6 @@ fn map(x: &[f32], out: &mut [f32], function: impl Fn(f32, f32) -> f32) {
         #[inline(always)]
         |out, x| function(x, out),
     );
-}
-
-#[inline(always)]
-fn map_both(x: &mut [f32], out: &mut [f32], function: impl Fn(f32) -> (f32, f32)) {
-    for (out, x) in out.iter_mut().zip(x) {
-        (*out, *x) = function(*x);
-    }
 }
 
 /// Writes `x·Φ(x)` of every element.
@@ -97,26 +95,6 @@ pub fn forward(form: GeluForm, x: &[f32], out: &mut [f32]) {
         widest(
             #[inline(always)]
             || form.write(x, out),
-        );
-    });
-}
-
-/// Does what [`forward`] does, and writes the derivative in place of `x`: both need the same Φ.
-///
-/// # Shapes
-///
-/// - x, out: any, of equal length
-///
-/// # Panics
-///
-/// If the lengths differ.
-pub fn forward_with_derivative(form: GeluForm, x: &mut [f32], out: &mut [f32]) {
-    assert_eq!(x.len(), out.len(), "GELU needs an output as long as its input");
-    let chunks = out.par_chunks_mut(PARALLEL_CHUNK_LEN).zip(x.par_chunks_mut(PARALLEL_CHUNK_LEN));
-    chunks.over_threads().for_each(|(out, x)| {
-        widest(
-            #[inline(always)]
-            || form.write_both(x, out),
         );
     });
 }
@@ -141,10 +119,11 @@ pub fn backward(form: GeluForm, x: &[f32], gradient: &mut [f32]) {
     });
 }
 
-/// `Φ(x) + x φ(x)`, given `Φ(x)` and `e^(-x²/2)`.
+/// `x Φ(x)` and its derivative `Φ(x) + x φ(x)`.
 #[inline(always)]
-fn derivative(x: f32, cdf: f32, exp: f32) -> f32 {
-    exp.mul_add(x * FRAC_1_SQRT_2PI, cdf)
+fn erf_both(x: f32) -> (f32, f32) {
+    let (cdf, exp) = normal_cdf(x);
+    (x * cdf, exp.mul_add(x * FRAC_1_SQRT_2PI, cdf))
 }
 
 /// The logistic function of `2·sqrt(2/π)·(x + 0.044715·x³)`: the same as the form with tanh.
@@ -157,8 +136,9 @@ fn tanh_cdf(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn tanh_derivative(x: f32, cdf: f32) -> f32 {
-    cdf + x * cdf * (1.0 - cdf) * TWO_SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x)
+fn tanh_both(x: f32) -> (f32, f32) {
+    let cdf = tanh_cdf(x);
+    (x * cdf, cdf + x * cdf * (1.0 - cdf) * TWO_SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * x * x))
 }
 
 /// The same results by library functions, in f64.
@@ -249,9 +229,15 @@ mod tests {
             let (mut expected, mut derivative) = (vec![f32::NAN; x.len()], vec![1.0; x.len()]);
             forward(form, &x, &mut expected);
             backward(form, &x, &mut derivative);
-            let (mut in_place, mut out) = (x, vec![f32::NAN; expected.len()]);
-            forward_with_derivative(form, &mut in_place, &mut out);
-            assert!(out == expected && in_place == derivative, "{form:?}");
+            let (mut in_place, mut out) = (x.clone(), vec![f32::NAN; x.len()]);
+            // Stretches as wide as tiles, and others.
+            for len in [16, 32, 1000] {
+                in_place.copy_from_slice(&x);
+                for (x, out) in in_place.chunks_mut(len).zip(out.chunks_mut(len)) {
+                    form.finish(x, &vec![0.0; len], out);
+                }
+                assert!(out == expected && in_place == derivative, "{form:?}, {len} at a time");
+            }
         }
     }
 

@@ -154,11 +154,11 @@ fn add_bias(sums: &mut [f32], bias: &[f32]) {
     );
 }
 
-/// Writes `a * b + bias` into `before` and its GELU into `out`.
+/// Writes the GELU of `a * b + bias` into `out`, and its derivative there into `derivative`: both need the same Φ.
 ///
 /// # Shapes
 ///
-/// As [`multiply`]; bias: `[cols]`; before, out: `[rows, cols]`
+/// As [`multiply`]; bias: `[cols]`; derivative, out: `[rows, cols]`
 ///
 /// # Panics
 ///
@@ -168,21 +168,18 @@ pub fn multiply_bias_gelu<'a>(
     b: &PackedB,
     bias: &[f32],
     form: GeluForm,
-    before: &mut [f32],
+    derivative: &mut [f32],
     out: &mut [f32],
 ) {
     assert_eq!(bias.len(), b.cols(), "a product needs one bias per column");
-    let output = Output { rows: [before, out], continues: false, read: &[] };
+    let output = Output { rows: [derivative, out], continues: false, read: &[] };
     driver::run(
         a.into(),
         b,
         output,
         Some(
             #[inline(always)]
-            |_, first_col, [before, out]: [&mut [f32]; 2]| {
-                add_bias(before, &bias[first_col..]);
-                form.write(before, out);
-            },
+            |_, first_col, [sums, out]: [&mut [f32]; 2]| form.finish(sums, &bias[first_col..], out),
         ),
     );
 }

@@ -223,11 +223,12 @@ fn epilogues_follow_the_product() {
         multiply_bias(&left, &right, &bias, &mut out);
         assert_eq!(out, with_bias, "{path}");
         for form in [GeluForm::Erf, GeluForm::Tanh] {
-            let (mut before, mut after) = (vec![f32::NAN; 31 * 67], vec![f32::NAN; 31 * 67]);
-            multiply_bias_gelu(&left, &right, &bias, form, &mut before, &mut after);
-            let mut expected = vec![0.0; 31 * 67];
+            let (mut derivative, mut out) = (vec![f32::NAN; 31 * 67], vec![f32::NAN; 31 * 67]);
+            multiply_bias_gelu(&left, &right, &bias, form, &mut derivative, &mut out);
+            let (mut expected, mut gradient) = (vec![0.0; 31 * 67], vec![1.0; 31 * 67]);
             crate::gelu::forward(form, &with_bias, &mut expected);
-            assert_eq!((before, after), (with_bias.clone(), expected), "{path}");
+            crate::gelu::backward(form, &with_bias, &mut gradient);
+            assert_eq!((out, derivative), (expected, gradient), "{path}");
         }
         let places = |row: usize, col: usize, values: &mut [f32]| {
             values.iter_mut().enumerate().for_each(|(i, value)| *value = (row * 67 + col + i) as f32);

@@ -1,7 +1,7 @@
 //! The activation between the two linear maps of a feed-forward network, fused with the products beside it.
 
 use bert_kernels::{
-    gelu::{self, GeluForm},
+    gelu::GeluForm,
     gemm::{self, Left, PackedB},
     stretch,
 };
@@ -26,55 +26,27 @@ impl From<HiddenAct> for Activation {
 }
 
 impl Activation {
-    /// Writes `a * b + bias` into `before` and its activation into `out`.
+    /// Writes the activation of `a * b + bias` into `out` and its derivative there into `derivative`.
     ///
     /// # Shapes
     ///
-    /// - a: `[rows, depth]`; b: `[depth, cols]`; bias: `[cols]`; before, out: `[rows, cols]`
+    /// - a: `[rows, depth]`; b: `[depth, cols]`; bias: `[cols]`; derivative, out: `[rows, cols]`
     pub(crate) fn multiply(
         self,
         a: Left<'_>,
         b: &PackedB,
         bias: &[f32],
-        before: &mut [f32],
+        derivative: &mut [f32],
         out: &mut [f32],
     ) {
         match self {
-            Self::Gelu(form) => gemm::multiply_bias_gelu(a, b, bias, form, before, out),
+            Self::Gelu(form) => gemm::multiply_bias_gelu(a, b, bias, form, derivative, out),
             Self::Relu => {
-                gemm::multiply_bias(a, b, bias, before);
-                relu(before, out);
-            }
-        }
-    }
-
-    /// Writes the activation of `before` into `out`, with the bits of [`Activation::multiply`], and its derivative in place of
-    /// `before`.
-    ///
-    /// # Shapes
-    ///
-    /// - before, out: any, of equal length
-    pub(crate) fn forward_with_derivative(self, before: &mut [f32], out: &mut [f32]) {
-        match self {
-            Self::Gelu(form) => gelu::forward_with_derivative(form, before, out),
-            Self::Relu => {
-                relu(before, out);
-                before.iter_mut().for_each(|x| *x = if *x <= 0.0 { 0.0 } else { 1.0 });
-            }
-        }
-    }
-
-    /// Turns the gradient of what came out into that of what came in.
-    ///
-    /// # Shapes
-    ///
-    /// - before, gradient: any, of equal length
-    pub(crate) fn backward(self, before: &[f32], gradient: &mut [f32]) {
-        match self {
-            Self::Gelu(form) => gelu::backward(form, before, gradient),
-            Self::Relu => {
-                for (gradient, before) in gradient.iter_mut().zip(before) {
-                    *gradient = if *before <= 0.0 { 0.0 } else { *gradient };
+                gemm::multiply_bias(a, b, bias, out);
+                for (out, derivative) in out.iter_mut().zip(derivative) {
+                    *derivative = if *out <= 0.0 { 0.0 } else { 1.0 };
+                    // What is no number stays so.
+                    *out = if *out < 0.0 { 0.0 } else { *out };
                 }
             }
         }
@@ -96,13 +68,17 @@ pub(crate) fn multiply_backward(a: Left<'_>, b: &PackedB, derivative: &[f32], gr
         #[inline(always)]
         |row, first_col, gradient| {
             let first = row * num_cols + first_col;
-            let derivative = &derivative[first..first + gradient.len()];
-            stretch::combine(gradient, derivative, |gradient, derivative| gradient * derivative);
+            apply_derivative(&derivative[first..first + gradient.len()], gradient);
         },
     );
 }
 
-/// What is no number stays so.
-fn relu(before: &[f32], out: &mut [f32]) {
-    out.iter_mut().zip(before).for_each(|(out, x)| *out = if *x < 0.0 { 0.0 } else { *x });
+/// Turns the gradient of what came out of an activation into that of what came in.
+///
+/// # Shapes
+///
+/// - derivative, gradient: any, of equal length
+#[inline(always)]
+pub(crate) fn apply_derivative(derivative: &[f32], gradient: &mut [f32]) {
+    stretch::combine(gradient, derivative, |gradient, derivative| gradient * derivative);
 }

@@ -76,9 +76,10 @@ pub(crate) struct SavedLayer {
     attention_norm: SavedNorm,
     /// `[num_read, hidden]` output of the first half.
     attended: Vec<f32>,
-    /// `[num_read, intermediate]` before the activation; backward computes again what comes after it, and leaves the derivative
-    /// here.
-    before: Vec<f32>,
+    /// `[num_read, intermediate]` what comes out of the activation, and its derivative: computed together in the forward pass they
+    /// take little longer than the first alone.
+    inner: Vec<f32>,
+    derivative: Vec<f32>,
     output_norm: SavedNorm,
 }
 
@@ -107,8 +108,8 @@ pub(crate) struct LayerWorkspace {
     grad_context: Vec<f32>,
     grad_queries: Vec<f32>,
     grad_keys_values: Vec<f32>,
-    /// `[num_read, intermediate]` what comes out of the activation, and later its gradient.
-    inner: Vec<f32>,
+    /// `[num_read, intermediate]` of what goes into the activation.
+    grad_inner: Vec<f32>,
     spare: Vec<SavedLayer>,
 }
 
@@ -198,7 +199,7 @@ impl LayerWorkspace {
             grad_context: Vec::new(),
             grad_queries: Vec::new(),
             grad_keys_values: Vec::new(),
-            inner: Vec::new(),
+            grad_inner: Vec::new(),
             spare: Vec::new(),
         }
     }

@@ -51,7 +51,7 @@ impl LayerPass<'_> {
             (self.asking_rows().num_tokens(), shape.hidden, shape.intermediate);
         let [inner_weight, inner_bias, weight, bias, gamma, beta] =
             split_mut(bucket, shape.feed_forward_lens());
-        let LayerWorkspace { left, right, grad_branch, inner, .. } = workspace;
+        let LayerWorkspace { left, right, grad_branch, grad_inner, .. } = workspace;
 
         let grad_branch = fit(grad_branch, grad_output.len());
         let gradients = Gradients { bias, gamma, beta };
@@ -67,14 +67,12 @@ impl LayerPass<'_> {
 
         let grad_branch = Matrix::new(grad_branch, num_read, hidden);
         let operand = left.operand(grad_branch.transposed());
-        let inner = fit(inner, num_read * num_inner);
-        shape.activation.forward_with_derivative(&mut saved.before, inner);
-        right.pack(Matrix::new(inner, num_read, num_inner));
+        right.pack(Matrix::new(&saved.inner, num_read, num_inner));
         gemm::multiply(operand, right, weight);
         let operand = left.operand(grad_branch);
-        let grad_inner = inner; // it is packed
+        let grad_inner = fit(grad_inner, num_read * num_inner);
         right.pack(Matrix::new(self.weights.output, hidden, num_inner));
-        multiply_backward(operand, right, &saved.before, grad_inner);
+        multiply_backward(operand, right, &saved.derivative, grad_inner);
 
         slices::sum_columns(grad_inner, inner_bias);
         let grad_inner = Matrix::new(grad_inner, num_read, num_inner);

@@ -30,8 +30,8 @@ impl LayerPass<'_> {
         let mut collected = std::mem::take(&mut workspace.asking);
         let asking = self.asking(input, &mut collected);
         self.attend(input, asking, saved, workspace);
-        let LayerWorkspace { left, right, inner, .. } = workspace;
-        let SavedLayer { context, attention_norm, attended, before, output_norm, .. } = saved;
+        let LayerWorkspace { left, right, .. } = workspace;
+        let SavedLayer { context, attention_norm, attended, inner, derivative, output_norm, .. } = saved;
 
         let operand = left.operand(Matrix::new(context, num_read, hidden));
         right.pack_maps(&[weights.attention_output], hidden, hidden);
@@ -39,9 +39,9 @@ impl LayerPass<'_> {
         attention_norm.forward(self.attention_norm(), asking, fit(attended, num_read * hidden));
 
         let operand = left.operand(Matrix::new(attended, num_read, hidden));
-        let (before, inner) = (fit(before, num_read * intermediate), fit(inner, num_read * intermediate));
+        let [inner, derivative] = [inner, derivative].map(|values| fit(values, num_read * intermediate));
         right.pack_maps(&[weights.intermediate], intermediate, hidden);
-        activation.multiply(operand, right, &vectors.intermediate_bias, before, inner);
+        activation.multiply(operand, right, &vectors.intermediate_bias, derivative, inner);
 
         let operand = left.operand(Matrix::new(inner, num_read, intermediate));
         right.pack_maps(&[weights.output], hidden, intermediate);

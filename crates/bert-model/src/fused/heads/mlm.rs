@@ -8,7 +8,7 @@ use bert_kernels::{
 
 use super::{FusedHeads, HeadsBatch, rows};
 use crate::{
-    fused::{gather, scatter_add},
+    fused::{activation::apply_derivative, gather, scatter_add},
     loss::CrossEntropy,
 };
 
@@ -16,7 +16,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Buffers {
     states: Vec<f32>,
-    before: Vec<f32>,
+    /// Of the activation.
+    derivative: Vec<f32>,
     inner: Vec<f32>,
     mean: Vec<f32>,
     rstd: Vec<f32>,
@@ -52,7 +53,7 @@ impl FusedHeads {
             return CrossEntropy::default();
         }
         self.transform(states, batch);
-        let Buffers { states, before, inner, mean, rstd, normalised, grad_normalised, grad_inner } =
+        let Buffers { states, derivative, inner, mean, rstd, normalised, grad_normalised, grad_inner } =
             &mut self.mlm;
         let grad_normalised = fit(grad_normalised, normalised.len());
         let targets = MlmGradients { hidden: grad_normalised, table: word_table, bias: decoder_bias };
@@ -62,7 +63,7 @@ impl FusedHeads {
         let grad_inner = fit(grad_inner, inner.len());
         let norm_gamma = &self.norm.gamma;
         layer_norm::backward(grad_normalised, inner, norm_gamma, mean, rstd, grad_inner, gamma, beta);
-        self.activation.backward(before, grad_inner);
+        apply_derivative(derivative, grad_inner);
         slices::sum_columns(grad_inner, transform_bias);
         let operand = self.left.operand(rows(grad_inner, self.hidden).transposed());
         self.right.pack(rows(states, self.hidden));
@@ -110,8 +111,8 @@ impl FusedHeads {
         gather(states, &batch.masked, self.hidden, &mut buffers.states);
         let (num_masked, len) = (batch.masked.len(), buffers.states.len());
         let operand = self.left.operand(rows(&buffers.states, self.hidden));
-        let (before, inner) = (fit(&mut buffers.before, len), fit(&mut buffers.inner, len));
-        self.activation.multiply(operand, &self.transform.weight, &self.transform.bias, before, inner);
+        let (derivative, inner) = (fit(&mut buffers.derivative, len), fit(&mut buffers.inner, len));
+        self.activation.multiply(operand, &self.transform.weight, &self.transform.bias, derivative, inner);
         layer_norm::forward(
             inner,
             &self.norm.gamma,
