@@ -4,7 +4,7 @@
 //! steps of the depth are, squares are transposed.
 
 use super::cast::{Cast, VECTOR, move_lanes};
-use super::pack::Matrix;
+use super::pack::{LINE, Matrix};
 use crate::simd::tile::words_of;
 use crate::simd::transpose::{NARROW, Square, transpose, transpose_between, transpose_narrow};
 use crate::simd::widest;
@@ -13,6 +13,8 @@ use std::slice::{self, ChunksExactMut};
 
 /// Steps of a panel that are asked for before they are written: rows are dealt out to more panels than the processor follows.
 const STEPS_AHEAD: usize = 8;
+/// Values of a row that are asked for before they are dealt out: rows are too short for the processor to run ahead of its own accord.
+const VALUES_AHEAD: usize = 256;
 
 /// An operand as lanes and a summed dimension.
 pub(super) struct LaneView<'a> {
@@ -136,7 +138,13 @@ fn interleave_step<const W: usize, const N: usize>(
 ) {
     let (place, mut lane) = (step * W, 0);
     for (first, panel) in first.windows(N).step_by(W).zip(&mut panels) {
-        fetch_word(panel, place + STEPS_AHEAD * W);
+        for line in (0..W).step_by(LINE) {
+            fetch_word(panel, place + STEPS_AHEAD * W + line);
+            // One line to one line is as fast as a copy already.
+            if W != LINE {
+                fetch_word(words_of(first), VALUES_AHEAD + line);
+            }
+        }
         move_lanes::<N>(cast, first, second.map(|second| &second[lane..]), &mut panel[place..]);
         lane += W;
     }

@@ -16,7 +16,7 @@ const PARALLEL_WORDS: usize = 1 << 16;
 /// each panel has to stay in the second cache until it is full.
 const MAX_GROUP_LANES: usize = 4096;
 /// Words of a cache line: panels start at a multiple.
-const LINE: usize = 16;
+pub(super) const LINE: usize = 16;
 
 /// A view of a matrix in row-major memory, or of its transpose.
 #[derive(Clone, Copy, Debug)]
