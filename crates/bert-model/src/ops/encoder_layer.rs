@@ -94,19 +94,20 @@ impl<B: Raw> Backward<B, 1> for EncoderLayerBackward {
     fn backward(self, ops: Ops<Saved<B>, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad_output = B::contiguous(grads.consume::<B>(&ops.node));
         let Saved { call, input, weights, saved } = ops.state;
-        // Somebody who runs backward twice keeps what was saved; then this one works on a copy.
-        let mut saved = Arc::unwrap_or_clone(saved);
         let mut grad_input = vec![0.0; B::values(&input).len()];
         let mut workspace = lock(&call.workspace);
         call.pass::<B>(&weights).backward(
             B::values(&input),
-            &mut saved,
+            &saved,
             B::values(&grad_output),
             &mut grad_input,
             &mut call.gradients.lock(),
             &mut workspace,
         );
-        workspace.give_back(saved);
+        // Somebody who runs backward twice keeps what was saved.
+        if let Some(saved) = Arc::into_inner(saved) {
+            workspace.give_back(saved);
+        }
         let [input_node] = ops.parents;
         if let Some(node) = input_node {
             grads.register::<B>(node.id, B::from_values(grad_input, input.shape()));

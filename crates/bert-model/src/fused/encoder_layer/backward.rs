@@ -24,7 +24,7 @@ impl LayerPass<'_> {
     pub(crate) fn backward(
         self,
         input: &[f32],
-        saved: &mut SavedLayer,
+        saved: &SavedLayer,
         grad_output: &[f32],
         grad_input: &mut [f32],
         bucket: &mut [f32],
@@ -40,7 +40,7 @@ impl LayerPass<'_> {
 
     fn feed_forward_backward(
         self,
-        saved: &mut SavedLayer,
+        saved: &SavedLayer,
         grad_output: &[f32],
         grad_attended: &mut [f32],
         bucket: &mut [f32],
