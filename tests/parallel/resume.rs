@@ -37,6 +37,14 @@ fn plain_mpirun(workspace: &Workspace) -> Command {
     workspace.mpirun(2, "stopped", &[STEPS])
 }
 
+/// Open MPI passes SIGTERM on after a second, and until then reads nothing: the log lines of faster steps would fill its pipe, and rank
+/// 0 would wait there until it is killed.
+fn mpirun_with_slow_steps(workspace: &Workspace) -> Command {
+    let mut command = plain_mpirun(workspace);
+    command.env("BERT_TRAIN_FAULT", "rank=1,step=1,kind=slow,seconds=0.005");
+    command
+}
+
 fn launch_script(workspace: &Workspace) -> Command {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../launch/local.sh");
     let mut command = Command::new(script);
@@ -53,7 +61,7 @@ fn sigusr1_to_mpirun_saves_and_the_run_goes_on() {
 #[test]
 fn sigterm_to_mpirun_saves_and_the_run_goes_on() {
     // The ranks end with 75, but Open MPI's mpirun answers SIGTERM with an exit code of its own.
-    stop_and_go_on(plain_mpirun, "TERM", 1);
+    stop_and_go_on(mpirun_with_slow_steps, "TERM", 1);
 }
 
 #[test]
