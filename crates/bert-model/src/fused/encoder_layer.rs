@@ -63,7 +63,7 @@ pub(crate) struct LayerWeights<'a> {
 }
 
 /// What forward leaves for backward; its buffers are used again.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct SavedLayer {
     /// `[num_read, hidden]`
     queries: Vec<f32>,
@@ -84,7 +84,7 @@ pub(crate) struct SavedLayer {
 }
 
 /// What a LayerNorm normalised, and the statistics of its rows.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct SavedNorm {
     /// `[num_read, hidden]`
     sum: Vec<f32>,
