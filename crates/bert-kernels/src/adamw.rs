@@ -63,7 +63,7 @@ pub fn step(
         .zip(grads.par_chunks_mut(PARALLEL_CHUNK_LEN))
         .zip(first_moment.par_chunks_mut(PARALLEL_CHUNK_LEN))
         .zip(second_moment.par_chunks_mut(PARALLEL_CHUNK_LEN));
-    chunks.over_threads().for_each(|(((p, g), m), v)| step_chunk(rule, p, g, m, v));
+    chunks.over_threads(|(((p, g), m), v)| step_chunk(rule, p, g, m, v));
 }
 
 fn step_chunk(

@@ -282,7 +282,7 @@ impl<'a> Attention<'a> {
 }
 
 fn for_each<T: Send>(work: Vec<T>, job: impl Fn(T) + Send + Sync) {
-    work.into_par_iter().one_by_one().for_each(job);
+    work.into_par_iter().over_threads(job);
 }
 
 /// The same results by the plainest loops, in f64.

@@ -74,9 +74,9 @@ pub fn forward_at(d: Dropout, first_index: u64, x: &[f32], out: &mut [f32]) {
         return forward_chunk(d, first_index, x, out);
     }
     let chunks = out.par_chunks_mut(PARALLEL_CHUNK_LEN).zip(x.par_chunks(PARALLEL_CHUNK_LEN)).enumerate();
-    chunks
-        .over_threads()
-        .for_each(|(i, (out, x))| forward_chunk(d, first_index + (i * PARALLEL_CHUNK_LEN) as u64, x, out));
+    chunks.over_threads(|(i, (out, x))| {
+        forward_chunk(d, first_index + (i * PARALLEL_CHUNK_LEN) as u64, x, out)
+    });
 }
 
 /// Does [`forward`], or equally [`backward`], in place on a part that starts at element `first_index`.
@@ -90,8 +90,7 @@ pub fn apply_in_place(d: Dropout, first_index: u64, values: &mut [f32]) {
     }
     let chunks = values.par_chunks_mut(PARALLEL_CHUNK_LEN).enumerate();
     chunks
-        .over_threads()
-        .for_each(|(i, values)| in_place_chunk(d, first_index + (i * PARALLEL_CHUNK_LEN) as u64, values));
+        .over_threads(|(i, values)| in_place_chunk(d, first_index + (i * PARALLEL_CHUNK_LEN) as u64, values));
 }
 
 /// Drops elements of the row at `place` of a matrix with rows of `row_len` elements, from the first one on; none without

@@ -83,8 +83,7 @@ pub fn forward(
         .zip(out.par_chunks_mut(block_len))
         .zip(mean.par_chunks_mut(NUM_BLOCK_ROWS).zip(rstd.par_chunks_mut(NUM_BLOCK_ROWS)))
         .enumerate()
-        .over_threads()
-        .for_each(|(block_idx, ((sum, out), (mean, rstd)))| {
+        .over_threads(|(block_idx, ((sum, out), (mean, rstd)))| {
             let rows = sum.chunks_exact_mut(row_len).zip(out.chunks_exact_mut(row_len));
             for (i, ((sum, out), (mean, rstd))) in rows.zip(mean.iter_mut().zip(rstd)).enumerate() {
                 let token = block_idx * NUM_BLOCK_ROWS + i;
@@ -118,7 +117,7 @@ pub fn backward(
     assert_eq!([words.len(), types.len(), positions.len()], tables, "a gradient per row of each table");
     let row_len = embeddings.gamma.len();
     let rows = scratch.par_chunks_exact_mut(row_len).zip(grad_out.par_chunks_exact(row_len));
-    rows.zip(tokens.places).over_threads().for_each(|((scratch, grad_out), place)| {
+    rows.zip(tokens.places).over_threads(|((scratch, grad_out), place)| {
         scratch.copy_from_slice(grad_out);
         dropout::drop_row(embeddings.dropout, *place as u64, row_len, scratch);
     });

@@ -91,7 +91,7 @@ fn map(x: &[f32], out: &mut [f32], function: impl Fn(f32, f32) -> f32) {
 pub fn forward(form: GeluForm, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len(), "GELU needs an output as long as its input");
     let chunks = out.par_chunks_mut(PARALLEL_CHUNK_LEN).zip(x.par_chunks(PARALLEL_CHUNK_LEN));
-    chunks.over_threads().for_each(|(out, x)| {
+    chunks.over_threads(|(out, x)| {
         widest(
             #[inline(always)]
             || form.write(x, out),
@@ -111,7 +111,7 @@ pub fn forward(form: GeluForm, x: &[f32], out: &mut [f32]) {
 pub fn backward(form: GeluForm, x: &[f32], gradient: &mut [f32]) {
     assert_eq!(x.len(), gradient.len(), "GELU needs a gradient as long as its input");
     let chunks = gradient.par_chunks_mut(PARALLEL_CHUNK_LEN).zip(x.par_chunks(PARALLEL_CHUNK_LEN));
-    chunks.over_threads().for_each(|(gradient, x)| {
+    chunks.over_threads(|(gradient, x)| {
         widest(
             #[inline(always)]
             || form.multiply_by_derivative(x, gradient),

@@ -59,7 +59,7 @@ pub fn update(
         .zip(first_moment.par_chunks_mut(PARALLEL_CHUNK_LEN))
         .zip(second_moment.par_chunks_mut(PARALLEL_CHUNK_LEN))
         .zip(update.par_chunks_mut(PARALLEL_CHUNK_LEN));
-    chunks.over_threads().for_each(|((((p, g), m), v), u)| {
+    chunks.over_threads(|((((p, g), m), v), u)| {
         widest(
             #[inline(always)]
             || {
@@ -87,7 +87,7 @@ pub fn apply(step_size: f64, params: &mut [f32], update: &[f32]) {
     assert_eq!(params.len(), update.len(), "lamb needs an update for each parameter");
     let step_size = step_size as f32;
     let chunks = params.par_chunks_mut(PARALLEL_CHUNK_LEN).zip(update.par_chunks(PARALLEL_CHUNK_LEN));
-    chunks.over_threads().for_each(|(params, update)| {
+    chunks.over_threads(|(params, update)| {
         widest(
             #[inline(always)]
             || params.iter_mut().zip(update).for_each(|(p, u)| *p -= step_size * u),

@@ -52,8 +52,7 @@ pub fn forward(
         .zip(out.par_chunks_mut(block_len))
         .zip(mean.par_chunks_mut(NUM_BLOCK_ROWS))
         .zip(rstd.par_chunks_mut(NUM_BLOCK_ROWS))
-        .over_threads()
-        .for_each(|(((x, out), mean), rstd)| forward_block(x, gamma, beta, eps, out, mean, rstd));
+        .over_threads(|(((x, out), mean), rstd)| forward_block(x, gamma, beta, eps, out, mean, rstd));
 }
 
 fn forward_block(
@@ -126,8 +125,7 @@ pub fn backward(
         .par_chunks_mut(2 * row_len)
         .zip(grad_x.par_chunks_mut(NUM_BLOCK_ROWS * row_len))
         .enumerate()
-        .over_threads()
-        .for_each(|(block_idx, (partial, grad_x))| {
+        .over_threads(|(block_idx, (partial, grad_x))| {
             let rows = block_idx * NUM_BLOCK_ROWS..mean.len().min((block_idx + 1) * NUM_BLOCK_ROWS);
             let elements = rows.start * row_len..rows.end * row_len;
             let block = Block {

@@ -161,8 +161,10 @@ impl MlmHead {
         let Self { precision, hidden_turned, hidden, .. } = self;
         let task = Task { precision: *precision, table, bias, labels, hidden_size, hidden_turned, hidden };
         let parts = self.logits.parts(&words, labels.len());
-        let answers = parts.map(|(part, logits)| words::exponentials(&task, &words, part, logits));
-        let answers: Vec<_> = answers.one_by_one().collect();
+        let mut answers = vec![Vec::new(); words.num_parts()];
+        parts.zip(answers.par_iter_mut()).over_threads(|((part, logits), answers)| {
+            *answers = words::exponentials(&task, &words, part, logits);
+        });
         Losses::new(labels.len(), answers).finish(&mut self.logits, scale)
     }
 
@@ -188,7 +190,7 @@ impl MlmHead {
         let tables =
             grad_table.par_chunks_mut(part_len * hidden_size).zip(grad_bias.par_chunks_mut(part_len));
         let grads = tables.zip(self.grad_hidden.par_chunks_mut(len));
-        parts.zip(grads).one_by_one().for_each(|((part, logits), ((table, bias), hidden))| {
+        parts.zip(grads).over_threads(|((part, logits), ((table, bias), hidden))| {
             words::gradients(
                 &task,
                 &words,

@@ -64,8 +64,7 @@ pub fn forward(
         .zip(out.par_chunks_mut(block_len))
         .zip(mean.par_chunks_mut(NUM_BLOCK_ROWS).zip(rstd.par_chunks_mut(NUM_BLOCK_ROWS)))
         .zip(norm.places.par_chunks(NUM_BLOCK_ROWS))
-        .over_threads()
-        .for_each(|((((x, residual), out), statistics), places)| {
+        .over_threads(|((((x, residual), out), statistics), places)| {
             norm.forward_block(places, residual, x, out, statistics);
         });
 }
@@ -103,8 +102,7 @@ pub fn backward(
         .zip(grad_residual.par_chunks_mut(block_len).zip(grad_x.par_chunks_mut(block_len)))
         .zip(norm.places.par_chunks(NUM_BLOCK_ROWS))
         .enumerate()
-        .over_threads()
-        .for_each(|(block_idx, ((partial, (grad_residual, grad_x)), places))| {
+        .over_threads(|(block_idx, ((partial, (grad_residual, grad_x)), places))| {
             let rows = block_idx * NUM_BLOCK_ROWS..block_idx * NUM_BLOCK_ROWS + places.len();
             let elements = rows.start * row_len..rows.end * row_len;
             let block = Block {

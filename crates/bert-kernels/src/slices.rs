@@ -20,6 +20,15 @@ pub fn fit<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
     buffer
 }
 
+/// Lends the beginning of a buffer that is about to be overwritten, and makes it longer where it is too short, as [`fit`] does.
+/// For what is used by longer and shorter batches in turn: nothing is cleared on the way back to the longer one.
+pub fn lend<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+    if buffer.len() < len {
+        fit(buffer, len);
+    }
+    &mut buffer[..len]
+}
+
 /// Adds `x` to `acc`, element by element.
 ///
 /// # Panics
@@ -31,7 +40,7 @@ pub fn add_assign(acc: &mut [f32], x: &[f32]) {
         return add_chunk(acc, x);
     }
     let chunks = acc.par_chunks_mut(PARALLEL_CHUNK_LEN).zip(x.par_chunks(PARALLEL_CHUNK_LEN));
-    chunks.over_threads().for_each(|(acc, x)| add_chunk(acc, x));
+    chunks.over_threads(|(acc, x)| add_chunk(acc, x));
 }
 
 fn add_chunk(acc: &mut [f32], x: &[f32]) {
@@ -61,7 +70,7 @@ pub fn sum_columns(matrix: &[f32], sums: &mut [f32]) {
     assert!(num_cols > 0 && matrix.len().is_multiple_of(num_cols), "rows of {num_cols} columns");
     // As much of a row as there is: memory is read fastest in one direction.
     let chunk_len = num_cols.div_ceil(rayon::current_num_threads()).clamp(MIN_COLS, MAX_COLS);
-    sums.par_chunks_mut(chunk_len).enumerate().over_threads().for_each(|(chunk_idx, sums)| {
+    sums.par_chunks_mut(chunk_len).enumerate().over_threads(|(chunk_idx, sums)| {
         sums.fill(0.0);
         widest(
             #[inline(always)]
@@ -108,7 +117,9 @@ fn squared_norm_in_lanes(x: &[f32]) -> f64 {
 /// Returns the [`squared_norm`] of each of several slices.
 #[must_use]
 pub fn squared_norms(slices: &[&[f32]]) -> Vec<f64> {
-    slices.par_iter().over_threads().map(|values| squared_norm(values)).collect()
+    let mut norms = vec![0.0; slices.len()];
+    norms.par_iter_mut().zip(slices).over_threads(|(norm, values)| *norm = squared_norm(values));
+    norms
 }
 
 /// Returns whether no element is infinite or NaN.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use bert_coordinator::{BucketPlan, ReducedSlice};
-use bert_kernels::slices;
+use bert_kernels::{among_threads, slices};
 
 use crate::{config::OptimizerState, error::TrainError, task::TaskModel, trainer::Trainer};
 
@@ -30,7 +30,8 @@ impl<M: TaskModel> Trainer<'_, M> {
     pub(crate) fn own_gradient_norms(&self, slices: &[ReducedSlice]) -> Vec<f64> {
         let buckets = self.plans.iter().zip(slices);
         let blocks = buckets.flat_map(|(plan, slice)| blocks_of(plan, &slice.range, slice.values()));
-        slices::squared_norms(&blocks.collect::<Vec<_>>())
+        let blocks = blocks.collect::<Vec<_>>();
+        among_threads(|| slices::squared_norms(&blocks))
     }
 
     /// From the norms of each rank's own blocks to those of all blocks, bucket by bucket, in block order; a rank that gave

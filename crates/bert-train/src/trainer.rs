@@ -301,7 +301,7 @@ impl<'a, M: TaskModel> Trainer<'a, M> {
             for (idx, slice) in self.share_gradients(slices)?.into_iter().enumerate() {
                 let mut gradient = self.own_gradient(idx, slice)?;
                 clock.lap(|seconds| &mut seconds.communication_exposed);
-                self.update_own_range(idx, update, &mut gradient, norms.as_mut());
+                among_threads(|| self.update_own_range(idx, update, &mut gradient, norms.as_mut()));
                 self.send_parameters(idx, gradient)?;
                 clock.lap(|seconds| &mut seconds.optimizer);
             }

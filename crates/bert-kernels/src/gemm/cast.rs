@@ -124,7 +124,7 @@ pub(super) fn round_rows<'m>(matrix: Matrix<'_>, memory: &'m mut Vec<f32>, in_pa
     let memory = fit(memory, rows * cols);
     let rows_at_a_time = if in_parallel { (PARALLEL_CHUNK_LEN / cols.max(1)).max(1) } else { rows };
     let chunks = memory.par_chunks_mut((rows_at_a_time * cols).max(1)).enumerate();
-    chunks.over_threads().for_each(|(idx, out)| {
+    chunks.over_threads(|(idx, out)| {
         let values = &matrix.values[idx * rows_at_a_time * stride..];
         widest(
             #[inline(always)]

@@ -19,8 +19,6 @@ const DEPTH_BLOCK: usize = 1024;
 const PASS_WORDS: usize = 256 * 1024;
 /// Products below which a second thread is not worth waking.
 const PARALLEL_PRODUCTS: usize = 1 << 19;
-/// Regions per thread, so that a thread that is held up does not hold up the others.
-const REGIONS_PER_THREAD: usize = 16;
 
 /// Where results go: `N` matrices of the shape of the product, of which the first receives the sums.
 pub(crate) struct Output<'a, const N: usize> {
@@ -83,7 +81,7 @@ pub(super) fn run<const N: usize>(
         return;
     }
     let regions = regions(output, a, b).into_par_iter();
-    regions.one_by_one().for_each(|region| compute_then(a, b, region, finish.as_ref()));
+    regions.over_threads(|region| compute_then(a, b, region, finish.as_ref()));
 }
 
 fn check(a: Left<'_>, b: &PackedB) {
@@ -94,19 +92,18 @@ fn check(a: Left<'_>, b: &PackedB) {
 /// Cuts the result along its longer side, at the borders of tiles.
 fn regions<'a, const N: usize>(output: Output<'a, N>, a: Left<'_>, b: &PackedB) -> Vec<Region<'a, N>> {
     let (num_rows, num_cols) = (a.rows, b.cols());
-    let threads = rayon::current_num_threads();
     let is_small = num_rows * num_cols * a.depth < PARALLEL_PRODUCTS;
-    let num_regions = if threads == 1 || is_small { 1 } else { threads * REGIONS_PER_THREAD };
+    let num_shares = if is_small { 1 } else { rayon::current_num_threads() };
     let along_rows = a.num_panels() >= b.0.num_panels();
     let (len, tile, num_panels) = if along_rows {
         (num_rows, a.kernel.tile_rows(), a.num_panels())
     } else {
         (num_cols, a.kernel.tile_cols(), b.0.num_panels())
     };
-    let region_len = num_panels.div_ceil(num_regions).max(1) * tile;
     let mut rest = output.rows.map(|matrix| Window::new(matrix, num_rows, num_cols, num_cols));
-    let region = |first: usize| {
-        let len = region_len.min(len - first);
+    let region = |panels: Range<usize>| {
+        let (first, end) = (panels.start * tile, len.min(panels.end * tile));
+        let len = end - first;
         let cut = |rest: &mut Window<'a>| if along_rows { rest.cut_rows(len) } else { rest.cut_cols(len) };
         let (first_row, first_col) = if along_rows { (first, 0) } else { (0, first) };
         Region {
@@ -118,7 +115,21 @@ fn regions<'a, const N: usize>(output: Output<'a, N>, a: Left<'_>, b: &PackedB) 
             read: output.read,
         }
     };
-    (0..len).step_by(region_len).map(region).collect()
+    shares(num_panels, num_shares).map(region).collect()
+}
+
+/// Cuts panels into a share per thread, and each share into regions of half, a quarter, an eighth and so on of it: the long
+/// ones are computed as fast as the whole, the short ones are there for a thread that is done while another was held up.
+fn shares(num_panels: usize, num_shares: usize) -> impl Iterator<Item = Range<usize>> {
+    const NUM_HALVINGS: u32 = 4;
+    let num_halvings = if num_shares == 1 { 0 } else { NUM_HALVINGS };
+    let mut begin = 0;
+    let ends = (0..num_shares).flat_map(move |share| {
+        let (first, end) = (share * num_panels / num_shares, (share + 1) * num_panels / num_shares);
+        let cuts = (1..=num_halvings).map(move |halvings| end - ((end - first) >> halvings));
+        cuts.chain([end])
+    });
+    ends.map(move |end| std::mem::replace(&mut begin, end)..end).filter(|panels| !panels.is_empty())
 }
 
 /// Computes the only output of a region on this thread.
@@ -350,4 +361,35 @@ fn place<const N: usize>(
     let (num_rows, num_cols) = (region.outputs[0].rows(), region.outputs[0].cols());
     let rows = clip(row_panel, kernel.tile_rows(), region.first_row, num_rows)?;
     Some((rows, clip(col_panel, kernel.tile_cols(), region.first_col, num_cols)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn shares_follow_each_other_and_cover_all_panels(num_panels in 0usize..400, num_shares in 1usize..70) {
+            let regions: Vec<_> = shares(num_panels, num_shares).collect();
+            let mut next = 0;
+            for region in &regions {
+                prop_assert_eq!(region.start, next);
+                prop_assert!(!region.is_empty());
+                next = region.end;
+            }
+            prop_assert_eq!(next, num_panels);
+        }
+    }
+
+    #[test]
+    fn regions_get_shorter_and_one_thread_has_one() {
+        let lens = |num_panels, num_shares| {
+            shares(num_panels, num_shares).map(|region| region.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(lens(32, 1), [32]);
+        assert_eq!(lens(64, 2), [16, 8, 4, 2, 2, 16, 8, 4, 2, 2]);
+        assert_eq!(lens(5, 2), [1, 1, 2, 1]);
+    }
 }

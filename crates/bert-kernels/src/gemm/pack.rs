@@ -250,7 +250,7 @@ impl Panels {
         };
         let group_len = group_panels * panel_len;
         if in_parallel {
-            words.par_chunks_mut(group_len).enumerate().over_threads().for_each(pack);
+            words.par_chunks_mut(group_len).enumerate().over_threads(pack);
         } else {
             words.chunks_mut(group_len).enumerate().for_each(pack);
         }

@@ -4,7 +4,7 @@ use bert_kernels::{
     attention::{self, Inputs},
     gemm::{self, Matrix},
     residual::{self, Gradients, Saved},
-    slices::{self, fit},
+    slices::{self, fit, lend},
 };
 
 use super::{LayerPass, LayerWorkspace, SavedLayer, SavedNorm};
@@ -32,9 +32,9 @@ impl LayerPass<'_> {
     ) {
         let [attention, feed_forward] = split_mut(bucket, self.shape.half_lens());
         let mut grad_attended = std::mem::take(&mut workspace.grad_attended);
-        fit(&mut grad_attended, grad_output.len());
-        self.feed_forward_backward(saved, grad_output, &mut grad_attended, feed_forward, workspace);
-        self.attention_backward(input, saved, &grad_attended, grad_input, attention, workspace);
+        let values = lend(&mut grad_attended, grad_output.len());
+        self.feed_forward_backward(saved, grad_output, values, feed_forward, workspace);
+        self.attention_backward(input, saved, values, grad_input, attention, workspace);
         workspace.grad_attended = grad_attended;
     }
 
@@ -53,7 +53,7 @@ impl LayerPass<'_> {
             split_mut(bucket, shape.feed_forward_lens());
         let LayerWorkspace { left, right, grad_branch, grad_inner, .. } = workspace;
 
-        let grad_branch = fit(grad_branch, grad_output.len());
+        let grad_branch = lend(grad_branch, grad_output.len());
         let gradients = Gradients { bias, gamma, beta };
         let saved_norm = saved.output_norm.lend();
         residual::backward(
@@ -70,7 +70,7 @@ impl LayerPass<'_> {
         right.pack(Matrix::new(&saved.inner, num_read, num_inner));
         gemm::multiply(operand, right, weight);
         let operand = left.operand(grad_branch);
-        let grad_inner = fit(grad_inner, num_read * num_inner);
+        let grad_inner = lend(grad_inner, num_read * num_inner);
         right.pack(Matrix::new(self.weights.output, hidden, num_inner));
         multiply_backward(operand, right, &saved.derivative, grad_inner);
 
@@ -125,7 +125,7 @@ impl LayerPass<'_> {
         let [num_tokens, num_read] = [self.rows, self.asking_rows()].map(TokenRows::num_tokens);
         let LayerWorkspace { precision, left, right, grad_branch, grad_context, .. } = workspace;
 
-        let grad_branch = fit(grad_branch, grad_attended.len());
+        let grad_branch = lend(grad_branch, grad_attended.len());
         let saved_norm = saved.attention_norm.lend();
         residual::backward(
             self.attention_norm(),
@@ -141,7 +141,7 @@ impl LayerPass<'_> {
         right.pack(Matrix::new(&saved.context, num_read, hidden));
         gemm::multiply(operand, right, grad_weight);
         let operand = left.operand(grad_branch);
-        let grad_context = fit(grad_context, num_read * hidden);
+        let grad_context = lend(grad_context, num_read * hidden);
         right.pack(Matrix::new(self.weights.attention_output, hidden, hidden));
         gemm::multiply(operand, right, grad_context);
 
