@@ -3,7 +3,7 @@
 //! Owns the reading of metrics.jsonl, whose keys docs/operating.md explains, and means over steps.
 
 use super::NUM_WARM_UP;
-use super::work::{Content, Sizes};
+use super::work::{Content, LastLayer, Sizes};
 use crate::bench::figures::Spread;
 use anyhow::Context;
 use serde_json::Value;
@@ -105,15 +105,21 @@ impl OurRun {
 
     /// Operations of the products of the median step, 10^9 per second of the clock, over the peak of this kind.
     pub fn share_of(&self, peak: &str, sizes: &Sizes, num_rows: usize) -> Option<f64> {
-        let rate = |step: &Step| step.operations(sizes, num_rows) / step.seconds / 1e9;
+        let rate = |step: &Step| step.operations(sizes, num_rows, LastLayer::Read) / step.seconds / 1e9;
         Some(Spread::of(self.steps.iter().map(rate))?.median / self.peak[peak].as_f64()?)
     }
 
     /// The same per second that the threads of rank 0 have run, over the peak of a thread.
-    pub fn share_of_running(&self, peak: &str, sizes: &Sizes, num_rows: usize, shape: Shape) -> Option<f64> {
+    pub fn share_of_running(
+        &self,
+        peak: &str,
+        (sizes, last_layer): (&Sizes, LastLayer),
+        num_rows: usize,
+        shape: Shape,
+    ) -> Option<f64> {
         let rate = |step: &Step| {
             let seconds = step.processor_seconds.filter(|seconds| *seconds > 0.0)?;
-            Some(step.operations(sizes, num_rows) / shape.num_ranks as f64 / seconds / 1e9)
+            Some(step.operations(sizes, num_rows, last_layer) / shape.num_ranks as f64 / seconds / 1e9)
         };
         let num_threads = (shape.num_ranks * shape.num_threads) as f64;
         let median = Spread::of(self.steps.iter().filter_map(rate))?.median;
@@ -131,12 +137,9 @@ impl Step {
     }
 
     /// Of all ranks.
-    fn operations(&self, sizes: &Sizes, num_rows: usize) -> f64 {
-        sizes.operations(Content {
-            num_rows: num_rows as f64,
-            num_tokens: self.num_tokens,
-            num_masked: self.num_masked,
-        })
+    fn operations(&self, sizes: &Sizes, num_rows: usize, last_layer: LastLayer) -> f64 {
+        let Self { num_tokens, num_masked, .. } = *self;
+        sizes.operations(Content { num_rows: num_rows as f64, num_tokens, num_masked }, last_layer)
     }
 
     /// Reads a line of metrics.jsonl; a step has `num_positions` places for tokens.
@@ -213,10 +216,12 @@ mod tests {
 
         let sizes = Sizes { num_layers: 1, hidden: 100, intermediate: 400, vocab: 1000 };
         let content = Content { num_rows: 4.0, num_tokens: 128.0, num_masked: 30.0 };
-        let expected = sizes.operations(content) / 2.0 / 1e9 / 2.0;
+        let expected = sizes.operations(content, LastLayer::Read) / 2.0 / 1e9 / 2.0;
         assert_eq!(run.share_of("registers", &sizes, 4), Some(expected));
         let shape = Shape { num_ranks: 2, num_threads: 1 };
-        assert_eq!(run.share_of_running("registers", &sizes, 4, shape), Some(2.0 * expected));
+        let running = |last_layer| run.share_of_running("registers", (&sizes, last_layer), 4, shape).unwrap();
+        assert_eq!(running(LastLayer::Read), 2.0 * expected);
+        assert!(running(LastLayer::Full) > 2.0 * expected);
         assert_eq!(run.share_of("nothing", &sizes, 4), None);
     }
 

@@ -5,6 +5,7 @@
 use super::ours::{OurRun, PHASES, Step};
 use super::peer::{Form, Torch};
 use super::setting::{RUN_NAME, Setting};
+use super::work::LastLayer;
 use super::{NUM_WARM_UP, TrainArgs, Variant};
 use crate::bench::figures::{Spread, text};
 use crate::bench::report::Machine;
@@ -77,9 +78,9 @@ impl Report<'_> {
         writeln!(
             out,
             "| backend, precision, ranks x threads | tokens/s | s per step | share of the peak in registers, % | share of \
-             the largest product, % | share of registers by processor time, % | share of the product by processor time, % | share of the usual product by processor time, % | peak, product, usual product: 10^9/s | minor faults per step | peak memory of a rank, MB | its growth \
+             the largest product, % | share of registers by processor time, % | share of the product by processor time, % | share of the usual product by processor time, % | the same with the last layer in full, % | peak, product, usual product: 10^9/s | minor faults per step | peak memory of a rank, MB | its growth \
              after step {NUM_WARM_UP} | start to first step, s | processor time per step, s |\n|{}",
-            "---|".repeat(14)
+            "---|".repeat(15)
         )?;
         for variant in self.variants {
             let num_rows = self.setting.num_rows * variant.shape.num_ranks;
@@ -87,21 +88,22 @@ impl Report<'_> {
             let of_runs =
                 |value: &dyn Fn(&OurRun) -> Option<f64>| Spread::of(variant.ours.iter().filter_map(value));
             let share = |peak: &'static str| of_runs(&move |run| run.share_of(peak, &sizes, num_rows));
-            let share_of_running = |peak: &'static str| {
-                of_runs(&move |run| run.share_of_running(peak, &sizes, num_rows, variant.shape))
+            let share_of_running = |peak: &'static str, last_layer| {
+                of_runs(&move |run| run.share_of_running(peak, (&sizes, last_layer), num_rows, variant.shape))
             };
             let peak = |name: &'static str| of_runs(&move |run| run.peak[name].as_f64());
             writeln!(
                 out,
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {}, {}, {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {}, {}, {} | {} | {} | {} | {} | {} |",
                 variant.name(),
                 text(of_steps(|step| step.tokens_per_second), 1.0, 0),
                 text(of_steps(|step| step.seconds), 1.0, 3),
                 text(share("registers"), 100.0, 0),
                 text(share("product"), 100.0, 0),
-                text(share_of_running("registers"), 100.0, 0),
-                text(share_of_running("product"), 100.0, 0),
-                text(share_of_running("usual_product"), 100.0, 0),
+                text(share_of_running("registers", LastLayer::Read), 100.0, 0),
+                text(share_of_running("product", LastLayer::Read), 100.0, 0),
+                text(share_of_running("usual_product", LastLayer::Read), 100.0, 0),
+                text(share_of_running("usual_product", LastLayer::Full), 100.0, 0),
                 text(peak("registers"), 1.0, 0),
                 text(peak("product"), 1.0, 0),
                 text(peak("usual_product"), 1.0, 0),
@@ -181,18 +183,32 @@ impl Report<'_> {
         Ok(())
     }
 
-    /// Ratios of our own variants to the first one, run by run.
+    /// Ratios of our own variants, run by run: to the first one, and to the first one of the same backend and precision.
     fn beside_each_other(&self, out: &mut String) -> anyhow::Result<()> {
         let Some((first, others)) = self.variants.split_first().filter(|(_, others)| !others.is_empty())
         else {
             return Ok(());
         };
-        writeln!(out, "\nTokens per second over those of {}, round by round:\n", first.name())?;
-        writeln!(out, "| | ratio |\n|---|---|")?;
+        writeln!(
+            out,
+            "\nTokens per second over those of {}, and of another shape, round by round:\n",
+            first.name()
+        )?;
+        writeln!(out, "| | ratio | over | ratio |\n|---|---|---|---|")?;
         for other in others {
-            let pairs = other.ours.iter().zip(&first.ours);
-            let ratios = pairs.map(|(other, first)| other.tokens_per_second() / first.tokens_per_second());
-            writeln!(out, "| {} | {} |", other.name(), text(Spread::of(ratios), 1.0, 2))?;
+            let ratio = |first: &Variant| {
+                let pairs = other.ours.iter().zip(&first.ours);
+                let ratios =
+                    pairs.map(|(other, first)| other.tokens_per_second() / first.tokens_per_second());
+                text(Spread::of(ratios), 1.0, 2)
+            };
+            let is_alike = |first: &&Variant| {
+                (&first.backend, &first.precision) == (&other.backend, &other.precision)
+                    && first.shape != other.shape
+            };
+            let alike = self.variants.iter().take_while(|first| !std::ptr::eq(*first, other)).find(is_alike);
+            let (name, alike_ratio) = alike.map(|first| (first.name(), ratio(first))).unwrap_or_default();
+            writeln!(out, "| {} | {} | {name} | {alike_ratio} |", other.name(), ratio(first))?;
         }
         Ok(())
     }
