@@ -6,6 +6,7 @@
 
 use std::{
     hint,
+    ops::Range,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -65,8 +66,7 @@ impl<T, F: Fn(T) + Sync> ProducerCallback<T> for Pieces<F> {
         let mut rest = items;
         let mut pieces = Vec::with_capacity(num_pieces);
         for idx in 1..num_pieces {
-            let begin = |idx: usize| idx * self.num_items / num_pieces;
-            let (piece, others) = rest.split_at(begin(idx) - begin(idx - 1));
+            let (piece, others) = rest.split_at(share(self.num_items, idx - 1, num_pieces).len());
             pieces.push(Mutex::new(Some(piece)));
             rest = others;
         }
@@ -76,6 +76,11 @@ impl<T, F: Fn(T) + Sync> ProducerCallback<T> for Pieces<F> {
             piece.into_iter().flat_map(Producer::into_iter).for_each(&self.job);
         });
     }
+}
+
+/// The share of one of `num_shares` in `len` items that follow each other: all are as long, or longer by one.
+pub(crate) fn share(len: usize, idx: usize, num_shares: usize) -> Range<usize> {
+    idx * len / num_shares..(idx + 1) * len / num_shares
 }
 
 /// Calls `job` with every index below `num_jobs`, on all threads of the pool.
@@ -105,17 +110,17 @@ struct Shares {
 
 impl Shares {
     fn new(num_jobs: usize, num_threads: usize) -> Self {
-        let next = (0..num_threads).map(|thread| AtomicUsize::new(thread * num_jobs / num_threads)).collect();
-        Self { next, num_jobs }
+        let first = |thread| AtomicUsize::new(share(num_jobs, thread, num_threads).start);
+        Self { next: (0..num_threads).map(first).collect(), num_jobs }
     }
 
     /// Takes indices until none is left: those of the share of this thread, then those of the others.
     fn work_off(&self, job: impl Fn(usize)) {
         let num_threads = self.next.len();
         let own = rayon::current_thread_index().unwrap_or(0);
-        for share in (own..own + num_threads).map(|thread| thread % num_threads) {
-            let end = (share + 1) * self.num_jobs / num_threads;
-            let take = || Some(self.next[share].fetch_add(1, Ordering::Relaxed)).filter(|idx| *idx < end);
+        for thread in (own..own + num_threads).map(|thread| thread % num_threads) {
+            let end = share(self.num_jobs, thread, num_threads).end;
+            let take = || Some(self.next[thread].fetch_add(1, Ordering::Relaxed)).filter(|idx| *idx < end);
             std::iter::from_fn(take).for_each(&job);
         }
     }

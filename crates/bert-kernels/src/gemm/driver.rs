@@ -8,7 +8,7 @@ use super::left::Left;
 use crate::simd::tile::{CheckedKernel, Fetched, Kernel, MAX_TILE_LEN, words_of};
 use crate::simd::widest;
 use crate::simd::window::{Lines, Window};
-use crate::threads::OverThreads;
+use crate::threads::{OverThreads, share};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -124,10 +124,10 @@ fn shares(num_panels: usize, num_shares: usize) -> impl Iterator<Item = Range<us
     const NUM_HALVINGS: u32 = 4;
     let num_halvings = if num_shares == 1 { 0 } else { NUM_HALVINGS };
     let mut begin = 0;
-    let ends = (0..num_shares).flat_map(move |share| {
-        let (first, end) = (share * num_panels / num_shares, (share + 1) * num_panels / num_shares);
-        let cuts = (1..=num_halvings).map(move |halvings| end - ((end - first) >> halvings));
-        cuts.chain([end])
+    let ends = (0..num_shares).flat_map(move |idx| {
+        let own = share(num_panels, idx, num_shares);
+        let (len, end) = (own.len(), own.end);
+        (1..=num_halvings).map(move |halvings| end - (len >> halvings)).chain([end])
     });
     ends.map(move |end| std::mem::replace(&mut begin, end)..end).filter(|panels| !panels.is_empty())
 }

@@ -183,7 +183,8 @@ impl Report<'_> {
         Ok(())
     }
 
-    /// Ratios of our own variants, run by run: to the first one, and to the first one of the same backend and precision.
+    /// Ratios of our own variants, run by run: to the first one, and to the first one of the same backend and precision, if that
+    /// is another.
     fn beside_each_other(&self, out: &mut String) -> anyhow::Result<()> {
         let Some((first, others)) = self.variants.split_first().filter(|(_, others)| !others.is_empty())
         else {
@@ -191,24 +192,21 @@ impl Report<'_> {
         };
         writeln!(
             out,
-            "\nTokens per second over those of {}, and of another shape, round by round:\n",
-            first.name()
+            "\nTokens per second of two of these, round by round:\n\n| | over | ratio |\n|---|---|---|"
         )?;
-        writeln!(out, "| | ratio | over | ratio |\n|---|---|---|---|")?;
-        for other in others {
-            let ratio = |first: &Variant| {
-                let pairs = other.ours.iter().zip(&first.ours);
+        for (idx, other) in others.iter().enumerate() {
+            let is_alike = |earlier: &&Variant| {
+                (&earlier.backend, &earlier.precision) == (&other.backend, &other.precision)
+            };
+            let alike =
+                self.variants[..=idx].iter().find(is_alike).filter(|alike| !std::ptr::eq(*alike, first));
+            for earlier in [first].into_iter().chain(alike) {
+                let pairs = other.ours.iter().zip(&earlier.ours);
                 let ratios =
-                    pairs.map(|(other, first)| other.tokens_per_second() / first.tokens_per_second());
-                text(Spread::of(ratios), 1.0, 2)
-            };
-            let is_alike = |first: &&Variant| {
-                (&first.backend, &first.precision) == (&other.backend, &other.precision)
-                    && first.shape != other.shape
-            };
-            let alike = self.variants.iter().take_while(|first| !std::ptr::eq(*first, other)).find(is_alike);
-            let (name, alike_ratio) = alike.map(|first| (first.name(), ratio(first))).unwrap_or_default();
-            writeln!(out, "| {} | {} | {name} | {alike_ratio} |", other.name(), ratio(first))?;
+                    pairs.map(|(other, earlier)| other.tokens_per_second() / earlier.tokens_per_second());
+                let ratio = text(Spread::of(ratios), 1.0, 2);
+                writeln!(out, "| {} | {} | {ratio} |", other.name(), earlier.name())?;
+            }
         }
         Ok(())
     }
